@@ -1,0 +1,1 @@
+"""Tunesmith: fine-tunes language models and proves whether it was worth it."""

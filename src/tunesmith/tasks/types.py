@@ -1,0 +1,67 @@
+"""What a task is: how it asks, how it reads answers, how it scores them.
+
+Every metric is a function of *sums of per-item statistics*: an accuracy is the sum of hits over the sum of ones, an
+entity F1 comes from summed true and false positives, a macro-F1 from such counts per class. So one bootstrap serves
+them all: resampling items is re-weighting the sums (see `evaluation/statistics.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.data.types import Example
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Metric(Protocol):
+    """A metric computed from sums of per-item statistics."""
+
+    name: str
+    binary: bool
+    """Whether each item is right (1) or wrong (0), so that McNemar's test applies."""
+
+    def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
+        """Per-item statistics [n, d]; `parsed` holds None for unreadable answers, which count as wrong."""
+        ...
+
+    def finish(self, sums: FloatArray) -> FloatArray:
+        """The metric [...] from sums over items [..., d]."""
+        ...
+
+    def item(self, statistics: FloatArray) -> FloatArray:
+        """A score per item [n], for tables and error lists."""
+        ...
+
+
+class Task(Protocol):
+    """One kind of task, already fitted to the data (labels, answer form)."""
+
+    name: str
+
+    @property
+    def instruction(self) -> str:
+        """The short instruction a tuned model is trained and asked with; may be empty."""
+        ...
+
+    @property
+    def full_instruction(self) -> str:
+        """The instruction for a model that was not tuned: says the form of the answer and, where closed, lists it."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Metrics by name; the first decides unless the goal names another."""
+        ...
+
+    def parse(self, text: str) -> Any | None:
+        """The value in a model's answer, or None where it cannot be read."""
+        ...
+
+    def target(self, example: Example) -> Any:
+        """The value in an example's expected answer."""
+        ...
