@@ -31,8 +31,8 @@ class Candidate(Protocol):
         """Facts worth showing beside the score, such as the k really used."""
         ...
 
-    def answer(self, examples: Sequence[Example]) -> Iterator[Answer]:
-        """Answers in the order of `examples`, yielded as they become known."""
+    def answer(self, examples: Sequence[Example], skip: int = 0) -> Iterator[Answer]:
+        """Answers to `examples[skip:]` in that order, yielded as they become known (see `Engine.generate`)."""
         ...
 
 

@@ -30,10 +30,12 @@ class Engine(Protocol):
         """Tokens of the prompt these turns make, the start of the answer included."""
         ...
 
-    def generate(self, prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[Generation]:
-        """Greedy answers in the order of `prompts`, yielded batch by batch.
+    def generate(
+        self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, skip: int = 0
+    ) -> Iterator[Generation]:
+        """Greedy answers to `prompts[skip:]`, in that order.
 
-        Batches are formed from the whole list, so asking for the rest of a list after an interruption must pass the
-        same whole list to get the same batches: callers resume with `skip`.
+        Batches are formed from the whole list whatever `skip` is, so a list that was interrupted and is continued
+        gives the same answers as one that was not.
         """
         ...

@@ -1,0 +1,152 @@
+"""The one renderer: conversations to token ids, for training, evaluation and chat alike (decision D3).
+
+A conversation is rendered turn by turn. The text up to an assistant turn, start of the answer included, is tokenised on
+its own, and so is the answer: the ids before an answer in training are therefore exactly the ids a model is asked with,
+and which tokens are learnt is known from how they came to be, never from searching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tunesmith.data.types import Message
+from tunesmith.errors import EngineError, RecipeError
+from tunesmith.text.templates import choose_template
+from tunesmith.text.types import Sample
+
+Loss = Literal["assistant", "last", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of rendered text; `message` is the index of the assistant turn it holds, or None."""
+
+    text: str
+    message: int | None
+
+
+class Renderer:
+    """Turns conversations into ids with a tokenizer and a chat template.
+
+    Attributes
+    ----------
+    template: name of the chat template in use.
+    stop_ids: tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Any, chat_template: str = "auto") -> None:
+        self.tokenizer = tokenizer
+        self.template, self._source = choose_template(tokenizer, chat_template)
+        self.stop_ids = self._find_stops()
+
+    def segments(self, messages: Sequence[Message], last_only: bool = False) -> list[Segment]:
+        """The rendered conversation, cut where assistant turns begin and end; joined, it is the template's text."""
+        cut: list[Segment] = []
+        done = ""
+        answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
+        for i in answers[-1:] if last_only else answers:
+            before = self._render(messages[:i], start=True)
+            after = self._render(messages[: i + 1], start=False)
+            if not (before.startswith(done) and after.startswith(before)):
+                raise EngineError(
+                    f"the chat template {self.template!r} changes earlier turns when later ones are added",
+                    where=f"message {i + 1}",
+                    fix="set train.loss: last, or choose another base.chat_template",
+                )
+            cut += [Segment(before[len(done) :], None), Segment(after[len(before) :], i)]
+            done = after
+        if not answers or answers[-1] < len(messages) - 1:
+            whole = self._render(messages, start=False)
+            cut.append(Segment(whole[len(done) :], None))
+        return cut
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a prompt: all turns, then the start of the answer."""
+        text = self._render(messages, start=True)
+        history = [i for i, m in enumerate(messages) if m.role == "assistant"]
+        if not history:
+            return self._tokenise(text)
+        ids: list[int] = []
+        done = 0
+        for segment in self.segments(messages[: history[-1] + 1]):
+            if text[done : done + len(segment.text)] != segment.text:  # the template rewrites history: take it as it is
+                return self._tokenise(text)
+            ids += self._tokenise(segment.text)
+            done += len(segment.text)
+        return ids + self._tokenise(text[done:])
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The prompt as text, as the model sees it."""
+        return self._render(messages, start=True)
+
+    def sample(self, messages: Sequence[Message], loss: Loss = "assistant", example_id: str = "") -> Sample:
+        """Ids and loss weights of a conversation.
+
+        An assistant turn is learnt up to and including its end-of-turn token; what the template writes after it is not.
+        """
+        ids: list[int] = []
+        weights: list[float] = []
+        last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=-1)
+        for segment in self.segments(messages, last_only=loss == "last"):
+            piece = self._tokenise(segment.text)
+            weight = 1.0 if loss == "all" else 0.0
+            if loss != "all" and segment.message is not None and (loss == "assistant" or segment.message == last):
+                weight = messages[segment.message].weight
+            end = len(piece)
+            if loss != "all" and weight:
+                end = next((i + 1 for i in range(len(piece) - 1, -1, -1) if piece[i] in self.stop_ids), end)
+            ids += piece
+            weights += [weight] * end + [0.0] * (len(piece) - end)
+        if weights:
+            weights[0] = 0.0  # nothing comes before the first token
+        return Sample(np.asarray(ids, dtype=np.int64), np.asarray(weights, dtype=np.float32), example_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Answer text of generated ids, without the end-of-turn token."""
+        kept = list(ids)
+        while kept and kept[-1] in self.stop_ids:
+            kept.pop()
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """One readable piece per token; special tokens by their name."""
+        return [self.tokenizer.decode([int(i)], clean_up_tokenization_spaces=False) for i in ids]
+
+    def ends_turn(self, sample: Sample) -> bool:
+        """Whether some learnt token of the sample ends a turn; else the model would not learn to stop."""
+        learnt = sample.ids[sample.weights > 0]
+        return bool(np.isin(learnt, list(self.stop_ids)).any())
+
+    def _tokenise(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, messages: Sequence[Message], start: bool) -> str:
+        from jinja2 import TemplateError
+
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                turns, chat_template=self._source, tokenize=False, add_generation_prompt=start
+            )
+        except TemplateError as error:
+            raise RecipeError(f"the chat template cannot render these turns: {error}", where=self.template) from error
+        return text
+
+    def _find_stops(self) -> frozenset[int]:
+        """The end token, and the first special token the template writes after an answer."""
+        stops = set()
+        if self.tokenizer.eos_token_id is not None:
+            stops.add(int(self.tokenizer.eos_token_id))
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
+        marker = "answer"
+        text = self._render([Message("user", "question"), Message("assistant", marker)], start=False)
+        for token in self._tokenise(text[text.rindex(marker) + len(marker) :]):
+            if token in special:
+                stops.add(token)
+                break
+        return frozenset(stops)

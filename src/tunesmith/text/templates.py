@@ -1,0 +1,64 @@
+"""Chat templates: the tokenizer's own, or one of ours for bases that have none.
+
+`plain` spells the turns out in words any tokenizer has; `raw` puts nothing between the turns, for text templates such
+as `"{phrase}" → "{tone}"`; `chatml` needs a tokenizer that knows its two special tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import RecipeError
+
+PLAIN = """\
+{%- for m in messages -%}
+{%- if m.role == 'system' -%}{{ m.content + '\\n\\n' }}
+{%- elif m.role == 'assistant' -%}{{ '### Assistant\\n' + m.content + eos_token + '\\n\\n' }}
+{%- else -%}{{ '### ' + m.role | capitalize + '\\n' + m.content + '\\n\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '### Assistant\\n' }}{%- endif -%}"""
+
+RAW = """\
+{%- for m in messages -%}{{ m.content }}{%- if m.role == 'assistant' -%}{{ eos_token }}{%- endif -%}{%- endfor -%}"""
+
+CHATML = """\
+{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+
+BUILT_IN = {"plain": PLAIN, "raw": RAW, "chatml": CHATML}
+
+
+def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
+    """The name and Jinja source of the template a recipe's `base.chat_template` means for this tokenizer.
+
+    Raises `RecipeError` for an unknown name, a tokenizer without end token, or ChatML on a tokenizer without its tokens.
+    """
+    own = getattr(tokenizer, "chat_template", None)
+    if wanted == "auto":
+        wanted = "tokenizer" if own else "plain"
+    if wanted == "tokenizer":
+        if not own:
+            raise RecipeError(
+                "this tokenizer has no chat template", where="base.chat_template", expected="plain, raw, chatml or a file"
+            )
+        return wanted, own if isinstance(own, str) else own["default"]
+    if wanted in BUILT_IN:
+        if wanted == "chatml":
+            missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
+            if missing:
+                raise RecipeError(
+                    f"the tokenizer does not know {' and '.join(missing)}", where="base.chat_template", fix="use plain"
+                )
+        elif tokenizer.eos_token is None:
+            raise RecipeError("the tokenizer has no end token", where="base.chat_template", fix="set its eos_token")
+        return wanted, BUILT_IN[wanted]
+    path = Path(wanted)
+    if not path.is_file():
+        raise RecipeError(
+            f"there is no chat template {wanted!r}",
+            where="base.chat_template",
+            expected="auto, tokenizer, plain, raw, chatml, or a Jinja file",
+        )
+    return path.name, path.read_text(encoding="utf-8")

@@ -1,0 +1,48 @@
+"""All numbers one training run is made of; nothing here is `auto` any more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """Optimisation settings, in optimiser steps, rows and tokens (see `recipe/schema.py` for their meaning)."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    micro_batch_tokens: int = 4096
+    shuffle: bool = True
+    evaluate_every: int = 0
+    patience: int = 0
+    select_by: Literal["metric", "loss"] = "loss"
+    metric: str | None = None
+    keep_checkpoints: int = 2
+    checkpoint_seconds: float = 60.0
+    autocast: Literal["bfloat16"] | None = None
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of 0-based `step`: linear warm-up, then the schedule down to zero (constant stays)."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        left = (self.steps - step) / max(1, self.steps - self.warmup_steps)
+        if self.schedule == "linear":
+            return self.learning_rate * left
+        return self.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+
+
+def steps_of(rows: int, batch_size: int, epochs: float) -> int:
+    """Optimiser steps of `epochs` passes over `rows`; the last batch of an epoch may be smaller."""
+    return max(1, math.ceil(epochs * math.ceil(rows / batch_size)))
