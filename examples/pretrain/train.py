@@ -129,7 +129,9 @@ def main() -> None:
         checkpoint_seconds=120,
         autocast="bfloat16",
     )
-    validation = [s for name in ("wiki", "books") for s in held_out(arguments.data / f"validation_{name}.txt", tokenizer)]
+    validation = [
+        s for name in ("wiki", "books") for s in held_out(arguments.data / f"validation_{name}.txt", tokenizer)
+    ]
     model = new_model(tokenizer, arguments.layers, arguments.seed)
     began = time.time()
 

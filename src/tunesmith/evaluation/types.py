@@ -21,7 +21,7 @@ class Answer:
 
 
 class Candidate(Protocol):
-    """Anything that answers: a prompt around the base, a trivial rule, the tuned model, an exported copy, an endpoint."""
+    """Anything that answers: a prompt around the base, a trivial rule, the tuned model, a copy of it, an endpoint."""
 
     @property
     def name(self) -> str: ...

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Auto = Literal["auto"]
 TaskType = Literal["classification", "extraction", "generation"]
 BaselineName = Literal["zero_shot", "few_shot", "retrieval", "trivial"]
+ALL_BASELINES: tuple[BaselineName, ...] = ("zero_shot", "few_shot", "retrieval", "trivial")
 MetricName = Literal["accuracy", "macro_f1", "entity_f1", "valid_json", "exact_match", "rouge_l"]
 
 
@@ -198,7 +199,7 @@ class Recipe(Section):
     method: Annotated[Method, _short("type")] = Field(default_factory=lambda: Method(), description="Tuning method.")
     train: Train = Field(default_factory=lambda: Train(), description="Optimisation.")
     baselines: list[BaselineName] = Field(
-        default_factory=lambda: ["zero_shot", "few_shot", "retrieval", "trivial"],
+        default_factory=lambda: list(ALL_BASELINES),
         description="Alternatives measured on the same test rows; [] measures none.",
     )
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate(), description="Scoring.")

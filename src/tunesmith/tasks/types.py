@@ -21,9 +21,13 @@ FloatArray = npt.NDArray[np.float64]
 class Metric(Protocol):
     """A metric computed from sums of per-item statistics."""
 
-    name: str
-    binary: bool
-    """Whether each item is right (1) or wrong (0), so that McNemar's test applies."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def binary(self) -> bool:
+        """Whether each item is right (1) or wrong (0), so that McNemar's test applies."""
+        ...
 
     def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
         """Per-item statistics [n, d]; `parsed` holds None for unreadable answers, which count as wrong."""
@@ -41,7 +45,8 @@ class Metric(Protocol):
 class Task(Protocol):
     """One kind of task, already fitted to the data (labels, answer form)."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def instruction(self) -> str:

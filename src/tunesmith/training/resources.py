@@ -36,10 +36,16 @@ def peak_memory() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of returning them: fresh pages cost more than the arithmetic on them."""
+    """Let glibc keep freed blocks for the next step: fresh pages from the kernel cost more than the arithmetic on them.
+
+    One arena for all threads, as the backward pass runs in a thread of its own whose arena could not hold large
+    blocks; no block by `mmap`, which is returned when freed; no trimming of the heap's end.
+    """
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            m_trim_threshold, m_mmap_threshold = -1, -3
-            libc.mallopt(m_mmap_threshold, 1 << 30)
-            libc.mallopt(m_trim_threshold, 1 << 29)
+            m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8
+            libc.mallopt(m_arena_max, 1)
+            libc.mallopt(m_mmap_max, 0)
+            libc.mallopt(m_trim_threshold, -1)
+            libc.mallopt(m_top_pad, 64 << 20)

@@ -1,0 +1,5 @@
+"""`python -m tunesmith.cli`."""
+
+from tunesmith.cli.main import main
+
+main()

@@ -1,0 +1,34 @@
+"""`tunesmith verdict RUN`."""
+
+from __future__ import annotations
+
+import click
+
+from tunesmith.cli.options import json_option, run_from, set_option
+from tunesmith.cli.output import only_json, print_json
+from tunesmith.errors import RecipeError
+
+
+@click.command("verdict")
+@click.argument("run")
+@set_option
+@json_option
+def command(run: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the comparison and the verdict of a run.
+
+    RUN is a path, a run's name, or `last`. Runs in another folder: --set output.dir=DIR.
+    """
+    folder = run_from(run, overrides)
+    from tunesmith import pipeline
+    from tunesmith.cli.tables import print_result
+
+    with only_json(as_json):
+        result = pipeline.load_run(folder)
+    if result.verdict is None:
+        raise RecipeError(
+            "this run has no verdict yet", where=str(folder.path), fix=f"tunesmith run RECIPE --out {folder.path}"
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_result(result)

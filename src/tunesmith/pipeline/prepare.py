@@ -1,0 +1,214 @@
+"""Everything before compute is spent: rows read and checked, splits frozen, base loaded, every `auto` decided."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from tunesmith.data import check_examples, infer_task, load_examples, make_splits
+from tunesmith.data.types import Example, Finding, Splits
+from tunesmith.errors import DataError
+from tunesmith.models.load import LoadedBase, load_base
+from tunesmith.models.training_text import TrainingTextRecord, seen_in_training
+from tunesmith.recipe.resolve import Choice, Facts, resolve
+from tunesmith.recipe.schema import MetricName, Recipe, TaskType
+from tunesmith.tasks import fit_task
+from tunesmith.tasks.conversation import training_conversation
+from tunesmith.tasks.types import Task
+from tunesmith.text.preview import LengthFacts, length_facts
+from tunesmith.text.render import Renderer
+from tunesmith.text.types import Sample
+
+Listener = Callable[[dict[str, Any]], None]
+_EXACT_ROWS = 20_000
+"""Up to so many rows all are tokenised to know lengths; beyond, a sample and every row that could be too long."""
+
+
+class DataFindingsError(DataError):
+    """The data has errors; all of them are in `findings`."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        errors = [f for f in findings if f.severity == "error"]
+        shown = "\n".join(
+            f"  {f.code}: {f.message} (lines {', '.join(map(str, f.lines[:8]))}{', …' if len(f.lines) > 8 else ''})"
+            if f.lines
+            else f"  {f.code}: {f.message}"
+            for f in errors
+        )
+        super().__init__(
+            f"the data has {len(errors)} kind(s) of error:\n{shown}",
+            where=errors[0].source if errors else None,
+            fix="mend the rows named above; `tunesmith check` shows each with its fix",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows read and checked, before any model is touched."""
+
+    splits: Splits
+    findings: tuple[Finding, ...]
+    task_type: TaskType
+    format: str
+    sources: dict[str, str]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe without `auto`, and all that training and evaluation need."""
+
+    recipe: Recipe
+    choices: tuple[Choice, ...]
+    rows: Rows
+    task: Task
+    base: LoadedBase
+    renderer: Renderer
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    lengths: LengthFacts
+    findings: tuple[Finding, ...]
+    seen_test_rows: tuple[str, ...]
+
+
+def read_data(recipe: Recipe) -> Rows:
+    """Read all files of a recipe and split them. Row-level problems are findings; nothing is raised for them.
+
+    Raises `DataError` where no rows remain or a file cannot be read at all.
+    """
+    spec = recipe.data
+    wanted = recipe.task.type
+    findings: list[Finding] = []
+    loaded, sources, left_out = {}, {}, 0
+    for part in ("train", "validation", "test"):
+        path = getattr(spec, part)
+        if path is None:
+            continue
+        result = load_examples(spec, Path(path), task_type=wanted)
+        findings += result.findings
+        left_out += result.left_out
+        loaded[part] = result
+        sources[part] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    train = loaded["train"].examples
+    if not train:
+        raise DataFindingsError(findings) if findings else DataError("no rows", where=spec.train)
+    task_type = cast(TaskType, infer_task(train) if wanted == "auto" else wanted)
+    splits = make_splits(
+        train,
+        loaded["validation"].examples if "validation" in loaded else None,
+        loaded["test"].examples if "test" in loaded else None,
+        spec.split,
+        task_type=task_type,
+        max_rows=spec.max_rows,
+    )
+    findings += check_examples(train, task_type=task_type, splits=splits)
+    return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out)
+
+
+def prepare(recipe: Recipe, rows: Rows) -> Prepared:
+    """Load the base, render and tokenise, decide every `auto`."""
+    base = load_base(recipe.base)
+    renderer = Renderer(base.tokenizer, recipe.base.chat_template)
+    splits = rows.splits
+    task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation])
+    train = _samples(renderer, task, splits.train, recipe, base.context)
+    validation = _samples(renderer, task, splits.validation, recipe, base.context)
+    lengths = length_facts(train, base.context)
+    answers = [s.supervised for s in (*train, *validation)]
+    facts = Facts(
+        task_type=rows.task_type,
+        answer_form=getattr(task, "form", None),
+        labels=tuple(getattr(task, "labels", ())),
+        train_rows=len(splits.train),
+        validation_rows=len(splits.validation),
+        parameters=base.parameters,
+        context=base.context,
+        longest_row_tokens=min(lengths.longest, base.context),
+        mean_row_tokens=lengths.mean,
+        longest_answer_tokens=max(answers, default=1),
+        device="cuda" if base.model.device.type == "cuda" else "cpu",
+        bf16_supported=base.model.device.type == "cuda",
+        has_chat_template=bool(getattr(base.tokenizer, "chat_template", None)),
+        metric_default=cast(MetricName, next(iter(task.metrics))),
+        data_format=cast(Literal["chat", "prompt_completion", "columns"] | None, _format(rows.format)),
+    )
+    resolved, choices = resolve(recipe, facts)
+    limit = int(resolved.train.max_length)
+    return Prepared(
+        recipe=resolved,
+        choices=tuple(choices),
+        rows=rows,
+        task=task,
+        base=base,
+        renderer=renderer,
+        train=train,
+        validation=tuple(s for s in validation if len(s.ids) <= limit),
+        lengths=length_facts(train, limit),
+        findings=(*rows.findings, *_token_findings(renderer, train, splits.train, limit)),
+        seen_test_rows=_seen(base, splits.test),
+    )
+
+
+def trainable_samples(prepared: Prepared) -> tuple[Sample, ...]:
+    """The training samples that fit; longer ones are left out, never cut (the findings name them)."""
+    limit = int(prepared.recipe.train.max_length)
+    return tuple(s for s in prepared.train if len(s.ids) <= limit)
+
+
+def _samples(
+    renderer: Renderer, task: Task, examples: Sequence[Example], recipe: Recipe, context: int
+) -> tuple[Sample, ...]:
+    return tuple(
+        renderer.sample(training_conversation(task, example), recipe.train.loss, example.id) for example in examples
+    )
+
+
+def _token_findings(
+    renderer: Renderer, samples: Sequence[Sample], examples: Sequence[Example], limit: int
+) -> list[Finding]:
+    """What only tokens can tell: rows that do not fit, rows that do not end."""
+    long = [(s, e) for s, e in zip(samples, examples, strict=True) if len(s.ids) > limit]
+    found = []
+    if long:
+        lost = sum(s.supervised for s, _ in long)
+        found.append(
+            Finding(
+                code="row_too_long",
+                severity="error" if len(long) == len(samples) else "warning",
+                message=f"{len(long)} row(s) are longer than {limit} tokens and are left out of training "
+                f"({lost} supervised tokens)",
+                fix="shorten these rows, or use a base with a longer context; nothing is ever cut",
+                count=len(long),
+                lines=tuple(e.line for _, e in long),
+                source=long[0][1].source,
+            )
+        )
+    endless = [e for s, e in zip(samples, examples, strict=True) if s.supervised and not renderer.ends_turn(s)]
+    if endless:
+        found.append(
+            Finding(
+                code="end_not_learnt",
+                severity="warning",
+                message=f"in {len(endless)} row(s) no token that ends the answer is learnt: the model may never stop",
+                fix="choose a base.chat_template whose assistant turns end with an end-of-turn token",
+                count=len(endless),
+                lines=tuple(e.line for e in endless),
+                source=endless[0].source,
+            )
+        )
+    return found
+
+
+def _seen(base: LoadedBase, test: Sequence[Example]) -> tuple[str, ...]:
+    record = base.folder / "training_text.hashes" if base.folder is not None else None
+    if record is None or not record.is_file():
+        return ()
+    return tuple(seen_in_training(TrainingTextRecord.load(record), test))
+
+
+def _format(name: str) -> str | None:
+    return "columns" if name == "template" else name

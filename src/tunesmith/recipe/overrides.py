@@ -1,0 +1,141 @@
+"""Settings from the command line over those of a file: `train.max_steps=10`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BeforeValidator
+
+from tunesmith.recipe.describe import field_at, section_of, settings
+from tunesmith.recipe.problems import InvalidRecipeError, Problem, unknown_key
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.yaml_text import load_yaml
+
+
+def short_forms() -> dict[str, Any]:
+    """Sections that may be one word, with the function that expands it: `lora` becomes `{type: lora}`."""
+    return {
+        name: rule.func
+        for name, field in Recipe.model_fields.items()
+        for rule in field.metadata
+        if isinstance(rule, BeforeValidator)
+    }
+
+
+def expand_short(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which short forms are sections, and sections left empty (all lines commented out) are absent."""
+    expanded = copy.deepcopy(dict(data))
+    for name, expand in short_forms().items():
+        if name in expanded:
+            expanded[name] = expand(expanded[name])
+    return _without_empty_sections(expanded, [])
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Path | None = None) -> dict[str, Any]:
+    """`data` with each `dotted.key=value` set; the value is read as YAML, text settings take it as it is.
+
+    `base` is the folder from which relative paths in overrides count (None leaves them). A section can be given in
+    its short form (`method=full`) or as a mapping; either is merged into what is there. Raises `InvalidRecipeError`
+    naming every override that is wrong.
+    """
+    result = expand_short(data)
+    problems: list[Problem] = []
+    text_keys = {setting.key for setting in settings() if setting.text}
+    for override in overrides:
+        key, equals, raw = override.partition("=")
+        key = key.strip()
+        path = key.split(".")
+        field = field_at(path)
+        if not equals or not key:
+            problems.append(Problem(override, "not an override", expected="key.path=value"))
+        elif field is None:
+            problems.append(unknown_key(path))
+        else:
+            try:
+                value = _read(raw, text=key in text_keys)
+            except yaml.YAMLError:
+                problems.append(Problem(key, f"cannot read {raw!r}", expected="a YAML value, such as 10 or [a, b]"))
+                continue
+            if len(path) == 1 and path[0] in short_forms():
+                value = short_forms()[path[0]](value)
+            if section_of(field) is not None and not isinstance(value, dict):
+                problems.append(Problem(key, f"{raw!r} is not allowed", expected=f"a setting in it: {key}.NAME=value"))
+                continue
+            _put(result, path, value, base)
+    if problems:
+        raise InvalidRecipeError(problems, "--set")
+    return result
+
+
+def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths in a recipe's mapping made absolute, counted from `folder`.
+
+    Data files always are paths; a base model and a chat template are where they begin with `.`, `/` or `~`, or name
+    something that exists in the folder, as both may be a name instead.
+    """
+    result = copy.deepcopy(dict(data))
+    for section, name in (("data", "train"), ("data", "validation"), ("data", "test")):
+        inner = result.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(name), str):
+            inner[name] = str(_absolute(inner[name], folder))
+    base = result.get("base")
+    if isinstance(base, dict):
+        for name in ("model", "chat_template"):
+            value = base.get(name)
+            # A folder that happens to be called `plain` does not hide the template of that name.
+            if isinstance(value, str) and _is_path(value, folder, file=name == "chat_template"):
+                base[name] = str(_absolute(value, folder))
+    return result
+
+
+def _read(raw: str, *, text: bool) -> Any:
+    if not text:
+        return load_yaml(raw)
+    try:
+        value = load_yaml(raw)
+    except yaml.YAMLError:
+        return raw
+    # `{phrase} → {tone}` and `12` are text here; quotes and null mean what they mean in the file.
+    return value if isinstance(value, str) or (value is None and raw.strip() in ("null", "~")) else raw
+
+
+def _put(data: dict[str, Any], path: Sequence[str], value: Any, base: Path | None) -> None:
+    nested: Any = value
+    for part in reversed(path):
+        nested = {part: nested}
+    _merge(data, resolve_paths(nested, base) if base is not None else nested)
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        inner = target.get(key)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            _merge(inner, value)
+        else:
+            target[key] = value
+
+
+def _without_empty_sections(data: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        field = field_at([*path, key]) if isinstance(key, str) else None
+        section = field is not None and section_of(field) is not None
+        if section and value is None:
+            continue
+        kept[key] = _without_empty_sections(value, [*path, key]) if section and isinstance(value, dict) else value
+    return kept
+
+
+def _absolute(value: str, folder: Path) -> Path:
+    return (folder / Path(value).expanduser()).resolve()
+
+
+def _is_path(value: str, folder: Path, *, file: bool) -> bool:
+    if value.startswith((".", "/", "~")):
+        return True
+    there = folder / value
+    return there.is_file() if file else not value.startswith("embedded:") and there.exists()

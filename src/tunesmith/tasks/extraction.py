@@ -1,0 +1,193 @@
+"""Extraction: a JSON list or object out of a text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from tunesmith.data.types import Example
+from tunesmith.tasks.answers import bad_answer
+from tunesmith.tasks.metrics import MeanMetric, by_name, ratio
+from tunesmith.tasks.types import FloatArray, Metric
+
+DEFAULT_INSTRUCTION = "Extract the requested information from the input as JSON."
+Form = Literal["list", "object"]
+Item = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A JSON value of one form per input.
+
+    `keys` are those of the objects in the data, in the order in which they first occur; they are what the full
+    instruction names. `elements` says what a list holds: "text" (strings, numbers, booleans) or "object".
+    """
+
+    form: Form
+    keys: tuple[str, ...] = ()
+    elements: Literal["text", "object"] = "text"
+    given_instruction: str | None = None
+    closing: str = ""
+    name = "extraction"
+
+    @property
+    def instruction(self) -> str:
+        """The recipe's instruction, else one sentence."""
+        return DEFAULT_INSTRUCTION if self.given_instruction is None else self.given_instruction
+
+    @property
+    def full_instruction(self) -> str:
+        """The instruction and the JSON form of the answer."""
+        keys = ", ".join(json.dumps(key, ensure_ascii=False) for key in self.keys)
+        if self.form == "object":
+            form = f"a JSON object with the keys {keys}"
+        elif self.elements == "object":
+            form = f"a JSON list of objects with the keys {keys}"
+        else:
+            form = 'a JSON list of strings, such as ["first", "second"]'
+        return f"{self.instruction or DEFAULT_INSTRUCTION}\nAnswer with {form}, and nothing else."
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Entity F1 decides; the share of readable answers and of entirely right ones beside it."""
+        return by_name(
+            EntityF1(),
+            MeanMetric("valid_json", binary=True, score=lambda answer, target: 1.0),
+            MeanMetric("exact_match", binary=True, score=lambda answer, target: float(items(answer) == items(target))),
+        )
+
+    def parse(self, text: str) -> Any | None:
+        """The first JSON list or object in an answer if it is of the task's form, else None.
+
+        Text around it (a sentence before, a code fence, a second value) is ignored.
+        """
+        value = first_json(text)
+        return value if self._fits(value) else None
+
+    def target(self, example: Example) -> Any:
+        """The value of an example's answer; raises `DataError` where it is not JSON of the task's form."""
+        value = _whole_json(example.expected)
+        if not self._fits(value):
+            raise bad_answer(
+                example,
+                "the answer is not of the form that the others have",
+                expected=f"a JSON {self.form}" + (f" of {self.elements}s" if self.form == "list" else ""),
+                fix="correct the row, or set task.answer_form",
+            )
+        return value
+
+    def _fits(self, value: Any) -> bool:
+        if self.form == "object":
+            return isinstance(value, dict)
+        if not isinstance(value, list):
+            return False
+        if self.elements == "object":
+            return all(isinstance(element, dict) for element in value)
+        return all(isinstance(element, str | int | float) for element in value)
+
+
+def first_json(text: str) -> Any | None:
+    """The first JSON list or object that begins anywhere in `text`, or None."""
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    failures = 0
+    for position, char in enumerate(text):
+        if char not in "[{":
+            continue
+        try:
+            return decoder.raw_decode(text, position)[0]
+        except (ValueError, RecursionError):
+            failures += 1
+            # A model that loops may open thousands of brackets; each attempt costs the rest of the text.
+            if failures == 100:
+                return None
+    return None
+
+
+def _whole_json(text: str) -> Any | None:
+    """The JSON value that `text` is, or None."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def items(value: Any) -> Counter[Item]:
+    """The multiset of (key, value) items in a JSON value, as entity F1 compares them.
+
+    Texts are case-folded and their white space collapsed. Elements of a list have the key ""; a field of an object
+    has its name, and fields of objects within have `outer.inner`. A list in a field gives one item per element.
+    null and "" say that there is nothing, and give no item. An object in a list is one item as a whole.
+    """
+    return Counter(_items("", value))
+
+
+def _items(key: str, value: Any) -> Iterator[Item]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _items(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        for element in value:
+            if isinstance(element, dict):
+                yield key, json.dumps(sorted(items(element).elements()), ensure_ascii=False)
+            else:
+                yield from _items(key, element)
+    else:
+        text = normalise(value)
+        if text:
+            yield key, text
+
+
+def normalise(value: Any) -> str:
+    """A scalar as compared: text case-folded with single spaces; 2 and 2.0 are equal; null is ""."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return " ".join(value.split()).casefold()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
+@dataclass(frozen=True)
+class EntityF1:
+    """Micro F1 over the items of all answers: 2 TP / (2 TP + FP + FN), items matched as multisets.
+
+    Statistics per item: (TP, FP, FN). An unreadable answer misses every expected item; where nothing was expected it
+    counts as one false positive, so that it is never right. Over no items at all F1 is 1: nothing was missed and
+    nothing invented.
+    """
+
+    name = "entity_f1"
+    binary = False
+
+    def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
+        """[n, 3]."""
+        result = np.zeros((len(parsed), 3))
+        for row, answer, target in zip(result, parsed, expected, strict=True):
+            wanted = items(target)
+            if answer is None:
+                row[:] = (0, 0 if wanted else 1, wanted.total())
+                continue
+            given = items(answer)
+            hits = (given & wanted).total()
+            row[:] = (hits, given.total() - hits, wanted.total() - hits)
+        return result
+
+    def finish(self, sums: FloatArray) -> FloatArray:
+        """F1 [...] from sums [..., 3]."""
+        doubled = 2 * sums[..., 0]
+        return ratio(doubled, doubled + sums[..., 1] + sums[..., 2], empty=1.0)
+
+    def item(self, statistics: FloatArray) -> FloatArray:
+        """F1 of each answer by itself [n]."""
+        return self.finish(statistics)

@@ -1,0 +1,68 @@
+"""What a candidate costs: tokens, time and money, from what was measured and the prices in the recipe.
+
+Requests are counted one at a time, as they were when latency was measured: a machine that answers one request is
+taken to be busy with it for the median latency. Batching would lower the cost of every candidate that runs here.
+
+    cost per 1,000 requests = 1000 × latency p50 [s] / 3600 × hardware_per_hour
+    one-off cost of tuning  = training [s] / 3600 × hardware_per_hour + hours_of_work × work_per_hour
+    break-even [requests]   = one-off / (alternative per request − tuned per request)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import fmean
+
+from tunesmith.evaluation.types import Evaluation
+from tunesmith.recipe.schema import Prices
+from tunesmith.verdict.types import CandidateCost
+
+FORMULAS = {
+    "cost per 1,000 requests": "1,000 × median latency × price of an hour of this machine, one request at a time",
+    "one-off cost of tuning": "training time × price of an hour of this machine + human hours × their price",
+    "break-even": "one-off cost of tuning / (cost per request of the alternative − cost per request of tuned)",
+}
+
+
+def is_tuned(candidate: str, tuned: str = "tuned") -> bool:
+    """Whether a candidate is the tuned model or an exported copy of it (`tuned_<format>`)."""
+    return candidate == tuned or candidate.startswith(f"{tuned}_")
+
+
+def candidate_costs(
+    evaluations: Mapping[str, Evaluation], *, prices: Prices, training_seconds: float, tuned: str = "tuned"
+) -> dict[str, CandidateCost]:
+    """The cost of every candidate, in the order of `evaluations`.
+
+    Only what was tuned has a one-off cost: `training_seconds` of machine and the human hours for data and review.
+    """
+    one_off = training_seconds / 3600 * prices.hardware_per_hour + prices.hours_of_work * prices.work_per_hour
+    return {
+        name: CandidateCost(
+            candidate=name,
+            prompt_tokens=fmean(row.prompt_tokens for row in evaluation.rows) if evaluation.rows else 0.0,
+            answer_tokens=fmean(row.answer_tokens for row in evaluation.rows) if evaluation.rows else 0.0,
+            latency_p50=evaluation.latency_p50,
+            latency_p95=evaluation.latency_p95,
+            per_1000_requests=1000 * evaluation.latency_p50 / 3600 * prices.hardware_per_hour,
+            one_off=one_off if is_tuned(name, tuned) else 0.0,
+        )
+        for name, evaluation in evaluations.items()
+    }
+
+
+def break_even(tuned: CandidateCost, alternative: CandidateCost) -> int | None:
+    """Requests after which tuning has paid for itself by cheaper requests; None where it never does."""
+    one_off = tuned.one_off - alternative.one_off
+    saved_per_request = (alternative.per_1000_requests - tuned.per_1000_requests) / 1000
+    if one_off <= 0 and saved_per_request >= 0:
+        return 0
+    if saved_per_request <= 0:
+        return None
+    return math.ceil(one_off / saved_per_request)
+
+
+def months(requests: int, requests_per_month: int) -> float:
+    """How long `requests` take at the expected volume."""
+    return requests / requests_per_month

@@ -1,0 +1,112 @@
+"""How numbers and names are written for people: in the verdict, in the terminal and in the report alike."""
+
+from __future__ import annotations
+
+_NAMES = {"zero_shot": "zero-shot", "few_shot": "few-shot"}
+_METRICS = {
+    "macro_f1": "macro F1",
+    "entity_f1": "entity F1",
+    "valid_json": "valid JSON",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+}
+
+
+def candidate_name(candidate: str) -> str:
+    """`few_shot` → `few-shot`, `trivial_tfidf` → `trivial (tfidf)`."""
+    kind, _, detail = candidate.partition("_")
+    if kind in {"trivial", "remote", "tuned"} and detail:
+        return f"{kind} ({detail.replace('_', ' ')})"
+    return _NAMES.get(candidate, candidate.replace("_", "-"))
+
+
+def metric_name(metric: str) -> str:
+    """`entity_f1` → `entity F1`."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with one decimal: 0.861 → `86.1 %`."""
+    return f"{_tenths(value):.1f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of fractions in signed percentage points: 0.112 → `+11.2 points`."""
+    tenths = _tenths(difference)
+    sign = "+" if tenths > 0 else ""
+    return f"{sign}{tenths:.1f} points"
+
+
+def bare_points(value: float) -> str:
+    """Points without sign or unit, for the ends of an interval: -0.031 → `-3.1`."""
+    return f"{_tenths(value):.1f}"
+
+
+def interval(low: float, high: float, confidence: float) -> str:
+    """`95 % CI 8.9 to 13.6`, in percentage points."""
+    return f"{level(confidence)} CI {bare_points(low)} to {bare_points(high)}"
+
+
+def capitalised(text: str) -> str:
+    """The first letter as a capital, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def level(confidence: float) -> str:
+    """0.95 → `95 %`."""
+    return f"{100 * confidence:g} %"
+
+
+def count(number: int) -> str:
+    """12345 → `12,345`."""
+    return f"{number:,}"
+
+
+def money(value: float, currency: str) -> str:
+    """`240.00 USD`, `0.0117 USD`, `below 0.0001 USD`."""
+    return f"{amount(value)} {currency}"
+
+
+def amount(value: float) -> str:
+    """A sum of money with as many decimals as it needs to be readable."""
+    if value == 0:
+        return "0"
+    if value < 0.0001:
+        return "below 0.0001"
+    return f"{value:,.2f}" if value >= 1 else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the unit that fits: 12 ms, 3.2 s, 4.1 min, 2.3 h."""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.2g} ms" if seconds < 0.00995 else f"{1000 * seconds:.0f} ms"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.031`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def time_to(months: float) -> str:
+    """A number of months for people: `under a month`, `4 months`, `3 years`, `over 100 years`."""
+    if months < 1:
+        return "under a month"
+    if months < 24:
+        return _plural(round(months), "month")
+    if months <= 1200:
+        return _plural(round(months / 12), "year")
+    return "over 100 years"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _tenths(fraction: float) -> float:
+    """Percent rounded to one decimal, without a negative zero."""
+    return round(100 * fraction, 1) + 0.0

@@ -1,0 +1,146 @@
+"""Findings about examples as a whole, and the table of codes."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+import tunesmith.data
+from tests.data.makers import by_code, examples
+from tunesmith.data import CODES, check_examples, infer_task, make_splits
+from tunesmith.data.types import Splits
+from tunesmith.errors import DataError
+from tunesmith.recipe.schema import Split
+
+
+def enough(count: int = 200, labels: tuple[str, ...] = ("x", "y")) -> list[tuple[str, str]]:
+    """So many clean rows that nothing is found."""
+    return [(f"text {number}", labels[number % len(labels)]) for number in range(count)]
+
+
+def test_clean_rows_give_no_finding() -> None:
+    assert check_examples(examples(enough()), task_type="classification") == []
+
+
+def test_every_code_in_the_source_is_in_the_table_and_the_other_way_round() -> None:
+    folder = Path(tunesmith.data.__file__).parent
+    used: set[str] = set()
+    for path in folder.glob("*.py"):
+        if path.name != "codes.py":
+            used |= set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', path.read_text())) & CODES.keys()
+    used |= {f"{part}_leak_{kind}" for part in ("test", "validation") for kind in ("row", "prompt")}
+    assert used == CODES.keys()
+    for name, code in CODES.items():
+        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name)
+        assert code.title and code.why and code.fix
+        assert code.severity in ("error", "warning", "info")
+
+
+def test_no_examples() -> None:
+    finding = by_code(check_examples([], task_type="generation"))["no_usable_rows"]
+    assert finding.severity == "error"
+
+
+def test_exact_copies_list_every_line() -> None:
+    found = by_code(
+        check_examples(examples([("a", "x"), ("b", "y"), ("a", "x"), ("a", "x"), *enough()]), task_type="auto")
+    )
+    assert set(found) == {"duplicate_row"}
+    assert found["duplicate_row"].lines == (2, 4, 5)
+    assert found["duplicate_row"].count == 2
+    assert "lines 2, 4, 5" in found["duplicate_row"].message
+
+
+def test_same_input_with_different_answers() -> None:
+    rows = [("a", "x"), ("b", "y"), ("a", "y"), ("a", "x"), *enough()]
+    found = by_code(check_examples(examples(rows), task_type="classification"))
+    assert found["conflicting_answers"].lines == (2, 4, 5)
+    assert found["conflicting_answers"].count == 1
+
+
+def test_files_are_looked_at_separately() -> None:
+    rows = [*examples(enough(), "train.csv"), *examples(enough(), "test.csv")]
+    assert check_examples(rows, task_type="classification") == []
+
+
+@pytest.mark.parametrize("count", [2, 10_000])
+def test_identical_rows_are_one_fast_error(count: int) -> None:
+    rows = examples([("same", "x")] * count)
+    start = time.perf_counter()
+    found = {finding.code: finding for finding in check_examples(rows, task_type=infer_task(rows))}
+    assert time.perf_counter() - start < 2
+    assert found["identical_rows"].severity == "error"
+    assert found["identical_rows"].count == count
+    assert found["identical_rows"].lines == tuple(range(2, count + 2))
+    assert "duplicate_row" not in found
+    with pytest.raises(DataError, match=r"1 distinct inputs|cannot give"):
+        make_splits(rows, None, None, Split(), task_type="generation")
+
+
+def test_labels() -> None:
+    rows = [*enough(), ("p", "Card Lost"), ("q", "card  lost"), ("r", "card  lost"), ("s", "rare"), ("t", "x ")]
+    found = by_code(check_examples(examples(rows), task_type="classification"))
+    assert found["label_seen_once"].lines == (202, 205, 206)
+    assert found["label_seen_once"].count == 3
+    assert found["label_variants"].lines == (202, 206)
+    assert "'Card Lost' beside 'card  lost'" in found["label_variants"].message
+    assert found["label_imbalance"].severity == "warning"
+    assert "'card  lost' has 2" in found["label_imbalance"].message
+    assert check_examples(examples(rows), task_type="generation") == []
+
+
+def test_one_label_only() -> None:
+    found = by_code(check_examples(examples(enough(labels=("x",))), task_type="classification"))
+    assert found["single_label"].severity == "error"
+
+
+def test_answers_that_copy_the_input() -> None:
+    found = by_code(check_examples(examples([("copy", " copy"), *enough()]), task_type="generation"))
+    assert found["answer_equals_input"].lines == (2,)
+
+
+def test_extraction_answers_that_are_not_json() -> None:
+    rows = [(f"t{number}", '["a"]') for number in range(150)] + [("b", "['a']"), ("c", '"text"')]
+    found = by_code(check_examples(examples(rows), task_type="extraction"))
+    assert found["answer_not_json"].lines == (152, 153)
+
+
+def test_few_rows() -> None:
+    assert by_code(check_examples(examples(enough(99)), task_type="auto"))["too_few_rows"].count == 99
+
+
+def test_planted_leaks_are_found_row_by_row() -> None:
+    train = enough(300)
+    test = [(f"test {number}", "x") for number in range(150)]
+    test[10], test[20], test[30] = train[7], train[8], (train[9][0], "neither")
+    validation = [(f"validation {number}", "y") for number in range(20)]
+    validation[3] = train[0]
+    parts = [examples(train), examples(validation, "validation.csv"), examples(test, "test.csv")]
+    splits = make_splits(*parts, Split(), task_type="classification")
+    found = by_code(check_examples(parts[0], task_type="classification", splits=splits))
+    assert found["test_leak_row"].lines == (12, 22)
+    assert found["test_leak_row"].source == "test.csv"
+    assert "line 12 is line 9 of train.csv" in found["test_leak_row"].message
+    assert found["test_leak_prompt"].lines == (32,)
+    assert found["validation_leak_row"].lines == (5,)
+    assert found["label_not_in_train"].lines == (32,)
+    assert set(found) == {"test_leak_row", "test_leak_prompt", "validation_leak_row", "label_not_in_train"}
+
+
+def test_leak_from_validation_into_the_test() -> None:
+    shared = [("seen in validation", "x")]
+    splits = Splits(
+        tuple(examples(enough())), tuple(examples(shared, "v.csv")), tuple(examples(shared, "t.csv")), {}, ""
+    )  # fmt: skip
+    found = by_code(check_examples(examples(enough()), task_type="generation", splits=splits))
+    assert "line 2 is line 2 of v.csv" in found["test_leak_row"].message
+
+
+def test_splits_of_ours_never_leak() -> None:
+    rows = examples([*enough(), *enough()[:50], *[(f"text {number}", "other") for number in range(30)]])
+    splits = make_splits(rows, None, None, Split(), task_type="generation")
+    codes = {finding.code for finding in check_examples(rows, task_type="generation", splits=splits)}
+    assert codes == {"duplicate_row", "conflicting_answers", "few_test_rows"}

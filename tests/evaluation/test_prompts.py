@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.evaluation.engines import FakeEngine
+from tests.tasks.rows import example
+from tunesmith.data.types import Message
+from tunesmith.errors import DataError
+from tunesmith.evaluation.prompts import PromptCandidate, choose_k
+from tunesmith.evaluation.retrieval import Retriever
+from tunesmith.evaluation.shots import draw_shots
+from tunesmith.tasks import training_conversation
+from tunesmith.tasks.classification import Classification
+from tunesmith.tasks.generation import Generation
+
+TASK = Classification(("cat", "dog"))
+TRAIN = [
+    example("the purring cat sleeps", "cat"),
+    example("a barking dog runs", "dog"),
+    example("the cat drinks milk", "cat"),
+    example("a dog digs holes", "dog"),
+]
+
+
+def last_shot(messages: Sequence[Message]) -> str:
+    """Repeat the answer of the last example shown, `cat` without one."""
+    answers = [message.content for message in messages if message.role == "assistant"]
+    return answers[-1] if answers else "cat"
+
+
+def test_zero_shot_shows_the_full_instruction_and_the_question() -> None:
+    engine = FakeEngine(last_shot)
+    candidate = PromptCandidate("zero_shot", engine, TASK, 5)
+    answers = list(candidate.answer([example("who barks", "dog")]))
+    assert [answer.text for answer in answers] == ["cat"]
+    assert [m.role for m in engine.asked[0][0]] == ["system", "user"]
+    assert engine.asked[0][0][0].content == TASK.full_instruction
+    assert candidate.notes == {"k": 0, "unanswerable_rows": 0}
+
+
+def test_tuned_is_asked_exactly_as_it_was_trained() -> None:
+    engine = FakeEngine(last_shot)
+    row = example("who barks", "dog", system="Be brief.")
+    list(PromptCandidate("tuned", engine, TASK, 5, full=False).answer([row]))
+    assert engine.asked[0][0] == training_conversation(TASK, row)[:-1]
+
+
+def test_retrieval_puts_the_most_similar_row_last_and_never_the_row_itself() -> None:
+    engine = FakeEngine(last_shot)
+    candidate = PromptCandidate("retrieval", engine, TASK, 5, retriever=Retriever(TRAIN), k=2)
+    answers = list(candidate.answer([example("barking dog", "dog"), TRAIN[0]]))
+    shown = [[m.content for m in prompt if m.role == "user"] for prompt in engine.asked[0]]
+    assert shown[0] == ["a dog digs holes", "a barking dog runs", "barking dog"]
+    assert shown[1][-2:] == ["the cat drinks milk", "the purring cat sleeps"]
+    assert shown[1].count("the purring cat sleeps") == 1
+    assert [answer.text for answer in answers] == ["dog", "cat"]
+
+
+def test_a_retriever_survives_rows_and_questions_without_words() -> None:
+    wordless = [example("!!", "x"), example("?", "y")]
+    assert Retriever(wordless).nearest(example("cat", "x"), 1) == (wordless[0],)
+    assert Retriever([*wordless, TRAIN[0]]).nearest(example("…", "x"), 5) == (*wordless, TRAIN[0])
+    assert Retriever([]).nearest(example("cat", "x"), 3) == ()
+
+
+def test_examples_that_do_not_fit_are_dropped_whole_and_counted() -> None:
+    short, long, huge = example("w " * 3, "cat"), example("w " * 12, "cat"), example("w " * 400, "cat")
+    task = Generation()
+    bare = FakeEngine(last_shot).count_tokens
+    shots = tuple(example("one two three four", "cat", line=line) for line in (1, 2, 3))
+    asked = PromptCandidate("few_shot", FakeEngine(last_shot), task, 7, shots=shots, k=3).prompt(short)
+    # Room for the short question with all three shots, and for the long one with two.
+    engine = FakeEngine(last_shot, context=asked.tokens + 7)
+    candidate = PromptCandidate("few_shot", engine, task, 7, shots=shots, k=3)
+    answers = list(candidate.answer([short, huge, long]))
+    assert [answer.text for answer in answers] == ["cat", "", "cat"]
+    assert answers[1].stopped is False and answers[1].prompt_tokens > engine.context
+    assert [sum(m.role == "assistant" for m in prompt) for prompt in engine.asked[0]] == [3, 1]
+    texts = {m.content for prompt in engine.asked[0] for m in prompt}
+    assert texts <= {task.full_instruction, "cat", short.question, long.question, *(s.question for s in shots)}
+    assert bare(engine.asked[0][1]) + 7 <= engine.context
+    assert candidate.notes["k_used"] == {"mean": 2.0, "min": 1, "max": 3}
+    assert candidate.notes["unanswerable_rows"] == 1
+
+
+@pytest.mark.parametrize("skip", range(5))
+def test_skip_gives_the_rest_and_the_engine_the_whole_list(skip: int) -> None:
+    rows = [example(f"question {i} " + "w " * (50 if i == 1 else 0), "cat") for i in range(4)]
+    engine = FakeEngine(lambda messages: messages[-1].content, context=40)
+    candidate = PromptCandidate("few_shot", engine, Generation(), 5)
+    whole = list(candidate.answer(rows))
+    notes = candidate.notes
+    assert list(candidate.answer(rows, skip=skip)) == whole[skip:]
+    assert candidate.notes == notes
+    assert all(len(asked) == 3 for asked in engine.asked)
+
+
+def test_shots_cover_the_labels_in_turn_and_are_nested() -> None:
+    many = [example(f"cat {i}", "cat") for i in range(20)] + [example(f"dog {i}", "dog") for i in range(3)]
+    eight = draw_shots(many, TASK, 8, seed=1)
+    assert [shot.expected for shot in eight[:6]].count("dog") == 3
+    assert {shot.expected for shot in eight[:2]} == {"cat", "dog"}
+    assert draw_shots(many, TASK, 3, seed=1) == eight[:3]
+    assert draw_shots(many, TASK, 8, seed=2) != eight
+    assert len(draw_shots(many, TASK, 99, seed=1)) == 23 == len({s.id for s in draw_shots(many, TASK, 99, seed=1)})
+
+
+def test_shots_of_other_tasks_differ_from_each_other() -> None:
+    same = [example(f"translate the word number {i}", "x") for i in range(40)]
+    other = [example("sing a song", "x"), example("write some code", "y")]
+    chosen = draw_shots([*same, *other], Generation(), 3, seed=0)
+    assert set(other) <= set(chosen)
+    assert draw_shots([], Generation(), 3, seed=0) == ()
+
+
+def test_choose_k_takes_the_best_and_the_smaller_of_equals() -> None:
+    def reply(messages: Sequence[Message]) -> str:
+        shown = sum(message.role == "assistant" for message in messages)
+        return "dog" if shown in (2, 4) else "cat"
+
+    engine = FakeEngine(reply)
+    validation = [example(f"q {i}", "dog") for i in range(10)]
+    progress: list[tuple[int, int]] = []
+    choice = choose_k(
+        lambda k: PromptCandidate("few_shot", engine, TASK, 5, shots=tuple(TRAIN), k=k),
+        [4, 1, 2],
+        validation,
+        metric="accuracy",
+        rows=6,
+        seed=0,
+        on_progress=lambda done, total: progress.append((done, total)),
+    )
+    assert (choice.k, choice.rows, dict(choice.scores)) == (2, 6, {1: 0.0, 2: 1.0, 4: 1.0})
+    assert choice.facts["k_chosen_on"]["scores"] == {"1": 0.0, "2": 1.0, "4": 1.0}
+    assert progress[-1] == (18, 18) and len(progress) == 18
+    assert len({tuple(prompt[-1].content for prompt in asked) for asked in engine.asked}) == 1
+
+
+def test_one_k_needs_no_validation_and_none_is_an_error() -> None:
+    def never(k: int) -> PromptCandidate:
+        raise AssertionError("must not be asked")
+
+    assert choose_k(never, [3, 3], [], metric="accuracy", rows=5, seed=0).k == 3
+    with pytest.raises(DataError, match="cannot be chosen"):
+        choose_k(never, [1, 2], [], metric="accuracy", rows=5, seed=0)
+    with pytest.raises(DataError, match="cannot be chosen"):
+        choose_k(never, [], TRAIN, metric="accuracy", rows=5, seed=0)

@@ -1,0 +1,81 @@
+"""`--set key.path=value`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.recipe import InvalidRecipeError, apply_overrides, parse_recipe
+
+
+def test_values_are_yaml():
+    data = apply_overrides(
+        {"data": "rows.csv"},
+        [
+            "train.max_steps=10",
+            "train.learning_rate=2e-4",
+            "baselines=[]",
+            "train.tensorboard=false",
+            "goal.target=null",
+        ],
+    )
+    recipe = parse_recipe(data)
+    assert recipe.train.max_steps == 10
+    assert recipe.train.learning_rate == 2e-4
+    assert recipe.baselines == []
+    assert recipe.train.tensorboard is False
+    assert recipe.goal.target is None
+
+
+def test_short_forms_keep_their_setting_beside_the_new_one():
+    data = apply_overrides(
+        {"data": "rows.csv", "method": "lora", "base": "org/m"}, ["method.rank=8", "base.revision=v1"]
+    )
+    assert data["method"] == {"type": "lora", "rank": 8}
+    assert data["base"] == {"model": "org/m", "revision": "v1"}
+
+
+def test_a_section_in_short_form_or_as_a_mapping_is_merged():
+    data = apply_overrides({"data": "rows.csv", "method": {"type": "lora", "rank": 8}}, ["method=full"])
+    assert data["method"] == {"type": "full", "rank": 8}
+    data = apply_overrides(data, ["train={max_steps: 3, seed: 1}", "train.seed=2"])
+    assert data["train"] == {"max_steps": 3, "seed": 2}
+
+
+@pytest.mark.parametrize(
+    "template", ['"{phrase}" → "{tone}"', "{phrase} → {tone}", "{q}", "a: b", "12", "yes", "# not a comment", "[x]"]
+)
+def test_text_settings_take_the_value_as_it_is(template):
+    data = apply_overrides({"data": "rows.csv"}, [f"data.template={template}"])
+    assert parse_recipe(data).data.template == template
+
+
+def test_text_settings_can_be_quoted_or_emptied():
+    data = apply_overrides({"data": {"train": "x", "system": "s"}}, ['goal.use_case="a b"', "data.system=null"])
+    assert data["goal"]["use_case"] == "a b"
+    assert data["data"]["system"] is None
+
+
+def test_values_may_hold_equal_signs():
+    assert apply_overrides({"data": "x"}, ["data.system=a=b"])["data"]["system"] == "a=b"
+
+
+def test_all_wrong_overrides_at_once():
+    with pytest.raises(InvalidRecipeError) as caught:
+        apply_overrides(
+            {"data": "x"},
+            ["train.max_step=1", "nonsense", "=3", "train.labels=[1", "task.labels=[1", "train=5", "name.x=1"],
+        )
+    found = {problem.key: str(problem) for problem in caught.value.problems}
+    assert "did you mean train.max_steps?" in found["train.max_step"]
+    assert "key.path=value" in found["nonsense"]
+    assert "key.path=value" in found["=3"]
+    assert "did you mean task.labels?" in found["train.labels"]
+    assert "cannot read" in found["task.labels"]
+    assert "train.NAME=value" in found["train"]
+    assert "has no settings inside it" in found["name.x"]
+
+
+def test_the_given_mapping_is_not_changed():
+    data = {"data": {"train": "x"}}
+    apply_overrides(data, ["data.train=y"])
+    assert data == {"data": {"train": "x"}}

@@ -1,0 +1,237 @@
+"""Finished runs of three kinds of task, made up but computed by the real tasks, statistics and rules."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tunesmith.data.types import Example, Finding, Message
+from tunesmith.evaluation.comparison import compare, metric_values
+from tunesmith.evaluation.scoring import score_answer
+from tunesmith.evaluation.types import Answer, Evaluation
+from tunesmith.recipe.schema import Goal, Prices
+from tunesmith.tasks import Classification, Extraction, Generation, Task
+from tunesmith.verdict.costs import candidate_costs
+from tunesmith.verdict.decision import decide
+from tunesmith.verdict.report_data import ReportData
+
+TONES = ("angry", "apologetic", "cheerful", "formal", "grateful", "sarcastic", "urgent", "worried")
+_OPENINGS = ("Honestly,", "Well,", "Just so you know,", "Listen,", "By the way,", "Once more:", "Look,", "Hello,")
+_BODIES = (
+    "the parcel was left in the rain again", "thank you for staying late to fix the heating",
+    "the meeting moved to nine and nobody told us", "we regret that the order was sent twice",
+    "could you call me before the bank closes", "what a wonderful surprise the cake was",
+    "the enclosed form is to be returned by Friday", "oh great, another update that breaks the printer",
+    "I am not sure the children will be safe there", "the invoice still shows last year's address",
+)  # fmt: skip
+_FOODS = (
+    "flour", "brown sugar", "eggs", "butter", "sea salt", "vanilla extract", "olive oil", "garlic", "red onion",
+    "basil", "parmesan", "chicken stock", "lemon juice", "black pepper", "smoked paprika", "coriander leaves",
+    "baking powder", "double cream", "dark chocolate", "ground almonds", "cherry tomatoes", "capers",
+)  # fmt: skip
+_AREAS = ("card", "transfer", "top_up", "exchange", "account", "cash", "pin", "refund", "identity", "fee", "limit")
+_ISSUES = ("pending", "failed", "declined", "not_recognised", "charged_twice", "how_to_change", "taking_longer_than_said")
+PLAIN_SYSTEM = "### Instruction\n{instruction}\n\n### Input\n"
+
+
+def _examples(pairs: Sequence[tuple[str, str]]) -> list[Example]:
+    return [
+        Example(f"{i:03d}f3a9c{i * 7919 % 10000:04d}", (Message("user", q), Message("assistant", a)), a, i + 2, "rows.csv")
+        for i, (q, a) in enumerate(pairs)
+    ]
+
+
+Speak = Callable[[Example, random.Random], str]
+
+
+def _evaluate(
+    task: Task, examples: Sequence[Example], name: str, speak: Speak, *, tokens: float, latency: float, notes: Mapping[str, Any]
+) -> Evaluation:
+    rng = random.Random(name)
+    rows = []
+    for example in examples:
+        prompt = f"{PLAIN_SYSTEM.format(instruction=task.instruction)}{example.question}\n\n### Answer\n"
+        length = int(tokens * rng.uniform(0.8, 1.2))
+        text = speak(example, rng)
+        rows.append(score_answer(task, example, Answer(text, prompt, length, max(1, len(text) // 5), len(text) < 400)))
+    metrics = metric_values(name, rows, task, resamples=300, confidence=0.95, seed=0)
+    return Evaluation(name, tuple(rows), metrics, latency, latency * 1.6, latency * len(rows), dict(notes))
+
+
+def _history(steps: int, metric: str, final: float) -> tuple[dict[str, Any], ...]:
+    rng = random.Random(steps)
+    events: list[dict[str, Any]] = []
+    best = -1.0
+    for step in range(1, steps + 1):
+        loss = 0.35 + 3.2 * math.exp(-step / (steps / 5)) + rng.gauss(0, 0.12)
+        events.append({"kind": "train_step", "step": step, "steps": steps, "epoch": 3 * step / steps, "loss": loss,
+                       "learning_rate": 2e-4, "grad_norm": 1.0, "tokens_per_second": 2800.0, "seconds": 0.4,
+                       "memory_bytes": 2**30})  # fmt: skip
+        if step % (steps // 8) == 0:
+            share = step / steps
+            value = final * (1 - math.exp(-4 * share)) - 0.06 * max(0, share - 0.8) * 5
+            events.append({"kind": "validation", "step": step, "loss": 0.5 + 2.4 * math.exp(-5 * share) + 0.3 * share**3,
+                           "metrics": {metric: value}, "best": value > best})  # fmt: skip
+            best = max(best, value)
+    return tuple(events)
+
+
+def _report(
+    name: str, task: Task, metric: str, evaluations: list[Evaluation], *, min_gain: float = 0.01,
+    target: float | None = None, goal: Goal | None = None, final: float = 0.8, training: bool = True,
+    caveats: Sequence[str] = (), warnings: tuple[str, ...] = (), hours: float = 4.0,
+) -> ReportData:  # fmt: skip
+    prices = Prices(hours_of_work=hours)
+    by_name = {evaluation.candidate: evaluation for evaluation in evaluations}
+    comparison = compare(evaluations, task, metric, resamples=500, confidence=0.95, seed=0)
+    costs = candidate_costs(by_name, prices=prices, training_seconds=184.0)
+    verdict = decide(
+        by_name, comparison.differences, metric=metric, min_gain=min_gain, target=target, confidence=0.95, power=0.8,
+        costs=costs, caveats=caveats,
+    )  # fmt: skip
+    return ReportData(
+        name=name,
+        created="2026-11-21 14:05",
+        task=task.name,
+        recipe_yaml=f"name: {name}\ntask:\n  type: {task.name}\ndata:\n  train: rows.csv\n  template: '\"{{phrase}}\" → \"{{tone}}\"'\n"
+        "base:\n  model: embedded:base\nmethod:\n  type: lora\n  rank: 16\n",
+        manifest={"seed": 0, "base": {"model": "embedded:base", "sha256": "9f2c" * 16}, "data": {"rows": 480, "test_sha256": "41ab" * 16},
+                  "versions": {"python": "3.11.2", "torch": "2.9.1"}, "hardware": {"cpu": "2 cores", "memory_gib": 15.6}},
+        goal=goal or Goal(),
+        prices=prices,
+        verdict=verdict,
+        evaluations=tuple(evaluations),
+        comparison=comparison.values,
+        differences=comparison.differences,
+        costs=tuple(costs.values()),
+        findings=(
+            Finding("duplicate_rows", "warning", "Rows that occur more than once", "remove them, or keep them on purpose", 14,
+                    tuple(range(31, 45)), None, "rows.csv"),
+            Finding("label_seen_once", "info", "Label with a single row: it cannot be both learnt and tested",
+                    "add rows or merge the label into another", 1, (377,), "tone", "rows.csv"),
+        ),
+        splits_explanation="Rows were divided at random within each label (seed 0); exact duplicates stay in one part.",
+        split_sizes={"train": 336, "validation": 48, "test": len(evaluations[0].rows)},
+        training={"steps": 120, "tokens": 48231, "seconds": 184.2, "tokens_per_second": 261.8, "peak_memory_bytes": 1_204_000_000,
+                  "adapter_sha256": "c0ffee" * 10} if training else None,
+        history=_history(120, metric, final) if training else (),
+        labels=task.labels if isinstance(task, Classification) else (),
+        choices=(("train.learning_rate", "0.0002", "LoRA default for under 1B parameters"),
+                 ("train.epochs", "3", "336 rows: few enough to see each three times"),
+                 ("evaluate.max_new_tokens", "12", "the longest expected answer has 6 tokens; twice that")),
+        warnings=warnings,
+    )  # fmt: skip
+
+
+def _labeller(labels: Sequence[str], right: float, unreadable: float = 0.0) -> Speak:
+    """Right with a chance that depends on the row; wrong answers prefer the label's neighbours."""
+
+    def speak(example: Example, rng: random.Random) -> str:
+        hard = random.Random(example.id).random()
+        if rng.random() < unreadable:
+            return "I would say that this depends on what was meant by it."
+        if 0.6 * hard + 0.4 * rng.random() < right * (0.55 + 0.45 * right):
+            return example.expected
+        at = labels.index(example.expected)
+        return labels[(at + rng.choice((1, 1, 1, 2, -1, rng.randrange(len(labels))))) % len(labels)]
+
+    return speak
+
+
+def classification(n: int = 384, labels: Sequence[str] = TONES, tuned: float = 0.88, few_shot: float = 0.8, **more: Any) -> ReportData:
+    """Eight tones, or as many labels as given."""
+    rng = random.Random(len(labels))
+    task = Classification(tuple(labels), given_instruction="Name the tone of the phrase.")
+    pairs = [(f"{rng.choice(_OPENINGS)} {rng.choice(_BODIES)}.", labels[i % len(labels)]) for i in range(n)]
+    examples = _examples(pairs)
+    specs: list[tuple[str, Speak, float, float, dict[str, Any]]] = [
+        ("zero_shot", _labeller(labels, 0.34, 0.2), 96, 0.21, {"k": 0}),
+        ("few_shot", _labeller(labels, few_shot, 0.03), 412, 0.83, {"k": 8, "k_used": {"mean": 7.4, "min": 5, "max": 8}}),
+        ("retrieval", _labeller(labels, few_shot - 0.05, 0.02), 371, 0.78, {"k": 8}),
+        ("trivial_majority", lambda e, r: labels[0], 0, 0.00001, {}),
+        ("trivial_tfidf", _labeller(labels, few_shot - 0.08), 0, 0.0004, {"c": 10.0, "features": 4213}),
+        ("tuned", _labeller(labels, tuned), 41, 0.09, {}),
+    ]
+    return _report(more.pop("name", "phrases"), task, "accuracy", [
+        _evaluate(task, examples, name, speak, tokens=tokens, latency=latency, notes=notes)
+        for name, speak, tokens, latency, notes in specs
+    ], **more)  # fmt: skip
+
+
+def banking() -> ReportData:
+    labels = tuple(f"{area}_{issue}" for area in _AREAS for issue in _ISSUES)
+    return classification(616, labels, 0.80, 0.795, name="banking", warnings=("Training stopped early at step 96: validation did not improve for 3 evaluations.",))
+
+
+def _picker(keep: float, invent: float, broken: float = 0.0, form: str = "list") -> Speak:
+    def speak(example: Example, rng: random.Random) -> str:
+        value = json.loads(example.expected)
+        if rng.random() < broken:
+            return "Ingredients: " + str(value)[:20]
+        if form == "object":
+            return json.dumps({k: v if rng.random() < keep else "unknown" for k, v in value.items()})
+        kept = [item for item in value if rng.random() < keep]
+        if rng.random() < invent:
+            kept.append(rng.choice(("water", "salt", "pan", "oven", "2 tbsp")))
+        return json.dumps(kept)
+
+    return speak
+
+
+def extraction(form: str = "list", **more: Any) -> ReportData:
+    """Foods out of recipes (a list), or fields of an order (an object)."""
+    rng = random.Random(3)
+    if form == "list":
+        task = Extraction("list", given_instruction="List the ingredients.")
+        pairs = []
+        for _ in range(150):
+            foods = rng.sample(_FOODS, rng.randint(2, 7))
+            pairs.append(("Mix " + ", ".join(f"{rng.randint(1, 400)} g {food}" for food in foods) + ".", json.dumps(foods)))
+    else:
+        task = Extraction("object", keys=("customer", "item", "quantity", "due"))
+        pairs = []
+        for i in range(150):
+            value = {"customer": f"Firm {i % 23}", "item": rng.choice(_FOODS), "quantity": rng.randint(1, 90), "due": f"2026-0{1 + i % 9}-1{i % 10}"}
+            pairs.append((f"{value['customer']} wants {value['quantity']} × {value['item']} by {value['due']}.", json.dumps(value)))
+    examples = _examples(pairs)
+    specs: list[tuple[str, Speak, float, float, dict[str, Any]]] = [
+        ("zero_shot", _picker(0.2, 0.9, 0.6, form), 120, 1.4, {"k": 0}),
+        ("few_shot", _picker(0.62, 0.5, 0.1, form), 640, 2.3, {"k": 4}),
+        ("trivial_dictionary", _picker(0.84, 0.05, 0.0, form), 0, 0.0002, {"entities": 611}),
+        ("tuned", _picker(0.88, 0.12, 0.01, form), 84, 0.9, {}),
+    ]
+    return _report(more.pop("name", "recipes"), task, "entity_f1", [
+        _evaluate(task, examples, name, speak, tokens=tokens, latency=latency, notes=notes)
+        for name, speak, tokens, latency, notes in specs
+    ], **more)  # fmt: skip
+
+
+def _writer(keep: float) -> Speak:
+    def speak(example: Example, rng: random.Random) -> str:
+        words = [w for w in example.expected.split() if rng.random() < keep]
+        return " ".join(words + rng.choices(("perhaps", "the", "window", "later", "soon"), k=int(6 * (1 - keep))))
+
+    return speak
+
+
+def generation(**more: Any) -> ReportData:
+    rng = random.Random(5)
+    pairs = [
+        ("Summarise: " + " ".join(f"{rng.choice(_OPENINGS)} {rng.choice(_BODIES)}." for _ in range(12)),
+         f"{rng.choice(_BODIES)}, and {rng.choice(_BODIES)}")
+        for _ in range(22)
+    ]  # fmt: skip
+    task = Generation()
+    examples = _examples(pairs)
+    specs: list[tuple[str, Speak, float, float, dict[str, Any]]] = [
+        ("zero_shot", _writer(0.35), 310, 3.1, {"k": 0}),
+        ("retrieval", _writer(0.66), 905, 4.8, {"k": 2}),
+        ("tuned", _writer(0.68), 268, 2.9, {}),
+    ]
+    return _report(more.pop("name", "summaries"), task, "rouge_l", [
+        _evaluate(task, examples, name, speak, tokens=tokens, latency=latency, notes=notes)
+        for name, speak, tokens, latency, notes in specs
+    ], **more)  # fmt: skip
