@@ -2,6 +2,8 @@
 
     python examples/pretrain/train.py --data /tmp/pretrain --out /tmp/pretrain/run
 
+    torchrun --nproc-per-node 2 examples/pretrain/train.py …     # two processes with OMP_NUM_THREADS=1 each: faster
+
 Continues where it stopped. Documents are learnt once, in the order `prepare.py` chose.
 """
 
@@ -26,6 +28,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tunesmith.models.forward import LanguageModel
 from tunesmith.text.types import Sample
+from tunesmith.training import processes
 from tunesmith.training.loop import train
 from tunesmith.training.plan import TrainingPlan
 
@@ -109,6 +112,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
     tokenizer = AutoTokenizer.from_pretrained(arguments.data / "tokenizer")
     documents = Documents(arguments.data, arguments.tokens)
     steps = -(-len(documents) // arguments.rows)
@@ -136,6 +141,8 @@ def main() -> None:
     began = time.time()
 
     def show(event: dict[str, Any]) -> None:
+        if not processes.first():
+            return
         told = {k: round(v, 5) if isinstance(v, float) else v for k, v in event.items()}
         print(json.dumps({"minutes": round((time.time() - began) / 60, 1), **told}), flush=True)
         if event["kind"] == "validation":
@@ -145,8 +152,9 @@ def main() -> None:
     result = train(
         LanguageModel(model), documents, plan, arguments.out / "checkpoints", validation=validation, listener=show
     )
-    export(model, arguments.data, arguments.out / "model")
-    print(json.dumps({"steps": result.steps, "tokens": result.tokens, "seconds": round(result.seconds)}))
+    if processes.first():
+        export(model, arguments.data, arguments.out / "model")
+        print(json.dumps({"steps": result.steps, "tokens": result.tokens, "seconds": round(result.seconds)}))
 
 
 if __name__ == "__main__":

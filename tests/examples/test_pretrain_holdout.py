@@ -94,8 +94,9 @@ def test_kept_dolly_rows_were_learnt(
     """Without this, an empty or foreign record would pass the tests above."""
     kept = [row for row in rows["dolly15k"] if not sources.dolly_is_held_out(row["prompt"])]
     prompts = [row["prompt"] for row in kept if len(normalise(row["prompt"])) >= MIN_TEXT]
-    # The rest is longer than the context, or shares a passage with a held-out row.
-    assert record.count(prompts) > 0.9 * len(prompts) > 10_000
+    # The rest did not fit in the budget or the context, or shares a passage with a held-out row.
+    assert len(prompts) > 10_000
+    assert record.count(prompts) > 0.5 * len(prompts)
 
 
 def test_the_published_dolly_rows_obey_the_same_rule(
@@ -117,7 +118,7 @@ def test_the_published_dolly_rows_obey_the_same_rule(
         else:
             learnt += prompt in record
     assert held_out > 1_000
-    assert learnt > 10_000
+    assert learnt > 5_000
 
 
 # --- the script ------------------------------------------------------------------------------------------------------

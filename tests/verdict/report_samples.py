@@ -33,13 +33,44 @@ _FOODS = (
     "baking powder", "double cream", "dark chocolate", "ground almonds", "cherry tomatoes", "capers",
 )  # fmt: skip
 _AREAS = ("card", "transfer", "top_up", "exchange", "account", "cash", "pin", "refund", "identity", "fee", "limit")
-_ISSUES = ("pending", "failed", "declined", "not_recognised", "charged_twice", "how_to_change", "taking_longer_than_said")
+_ISSUES = (
+    "pending",
+    "failed",
+    "declined",
+    "not_recognised",
+    "charged_twice",
+    "how_to_change",
+    "taking_longer_than_said",
+)
 PLAIN_SYSTEM = "### Instruction\n{instruction}\n\n### Input\n"
+
+
+_RECIPE = """name: {name}
+task:
+  type: {task}
+data:
+  train: rows.csv
+  template: '"{{phrase}}" → "{{tone}}"'
+base:
+  model: embedded:base
+method:
+  type: lora
+  rank: 16
+"""
+_MANIFEST = {
+    "seed": 0,
+    "base": {"model": "embedded:base", "sha256": "9f2c" * 16},
+    "data": {"rows": 480, "test_sha256": "41ab" * 16},
+    "versions": {"python": "3.11.2", "torch": "2.9.1"},
+    "hardware": {"cpu": "2 cores", "memory_gib": 15.6},
+}
 
 
 def _examples(pairs: Sequence[tuple[str, str]]) -> list[Example]:
     return [
-        Example(f"{i:03d}f3a9c{i * 7919 % 10000:04d}", (Message("user", q), Message("assistant", a)), a, i + 2, "rows.csv")
+        Example(
+            f"{i:03d}f3a9c{i * 7919 % 10000:04d}", (Message("user", q), Message("assistant", a)), a, i + 2, "rows.csv"
+        )
         for i, (q, a) in enumerate(pairs)
     ]
 
@@ -48,7 +79,14 @@ Speak = Callable[[Example, random.Random], str]
 
 
 def _evaluate(
-    task: Task, examples: Sequence[Example], name: str, speak: Speak, *, tokens: float, latency: float, notes: Mapping[str, Any]
+    task: Task,
+    examples: Sequence[Example],
+    name: str,
+    speak: Speak,
+    *,
+    tokens: float,
+    latency: float,
+    notes: Mapping[str, Any],
 ) -> Evaluation:
     rng = random.Random(name)
     rows = []
@@ -73,7 +111,8 @@ def _history(steps: int, metric: str, final: float) -> tuple[dict[str, Any], ...
         if step % (steps // 8) == 0:
             share = step / steps
             value = final * (1 - math.exp(-4 * share)) - 0.06 * max(0, share - 0.8) * 5
-            events.append({"kind": "validation", "step": step, "loss": 0.5 + 2.4 * math.exp(-5 * share) + 0.3 * share**3,
+            loss = 0.5 + 2.4 * math.exp(-5 * share) + 0.3 * share**3
+            events.append({"kind": "validation", "step": step, "loss": loss,
                            "metrics": {metric: value}, "best": value > best})  # fmt: skip
             best = max(best, value)
     return tuple(events)
@@ -96,10 +135,8 @@ def _report(
         name=name,
         created="2026-11-21 14:05",
         task=task.name,
-        recipe_yaml=f"name: {name}\ntask:\n  type: {task.name}\ndata:\n  train: rows.csv\n  template: '\"{{phrase}}\" → \"{{tone}}\"'\n"
-        "base:\n  model: embedded:base\nmethod:\n  type: lora\n  rank: 16\n",
-        manifest={"seed": 0, "base": {"model": "embedded:base", "sha256": "9f2c" * 16}, "data": {"rows": 480, "test_sha256": "41ab" * 16},
-                  "versions": {"python": "3.11.2", "torch": "2.9.1"}, "hardware": {"cpu": "2 cores", "memory_gib": 15.6}},
+        recipe_yaml=_RECIPE.format(name=name, task=task.name),
+        manifest=_MANIFEST,
         goal=goal or Goal(),
         prices=prices,
         verdict=verdict,
@@ -108,15 +145,15 @@ def _report(
         differences=comparison.differences,
         costs=tuple(costs.values()),
         findings=(
-            Finding("duplicate_rows", "warning", "Rows that occur more than once", "remove them, or keep them on purpose", 14,
-                    tuple(range(31, 45)), None, "rows.csv"),
+            Finding("duplicate_rows", "warning", "Rows that occur more than once",
+                    "remove them, or keep them on purpose", 14, tuple(range(31, 45)), None, "rows.csv"),
             Finding("label_seen_once", "info", "Label with a single row: it cannot be both learnt and tested",
                     "add rows or merge the label into another", 1, (377,), "tone", "rows.csv"),
         ),
         splits_explanation="Rows were divided at random within each label (seed 0); exact duplicates stay in one part.",
         split_sizes={"train": 336, "validation": 48, "test": len(evaluations[0].rows)},
-        training={"steps": 120, "tokens": 48231, "seconds": 184.2, "tokens_per_second": 261.8, "peak_memory_bytes": 1_204_000_000,
-                  "adapter_sha256": "c0ffee" * 10} if training else None,
+        training={"steps": 120, "tokens": 48231, "seconds": 184.2, "tokens_per_second": 261.8,
+                  "peak_memory_bytes": 1_204_000_000, "adapter_sha256": "c0ffee" * 10} if training else None,
         history=_history(120, metric, final) if training else (),
         labels=task.labels if isinstance(task, Classification) else (),
         choices=(("train.learning_rate", "0.0002", "LoRA default for under 1B parameters"),
@@ -141,7 +178,9 @@ def _labeller(labels: Sequence[str], right: float, unreadable: float = 0.0) -> S
     return speak
 
 
-def classification(n: int = 384, labels: Sequence[str] = TONES, tuned: float = 0.88, few_shot: float = 0.8, **more: Any) -> ReportData:
+def classification(
+    n: int = 384, labels: Sequence[str] = TONES, tuned: float = 0.88, few_shot: float = 0.8, **more: Any
+) -> ReportData:
     """Eight tones, or as many labels as given."""
     rng = random.Random(len(labels))
     task = Classification(tuple(labels), given_instruction="Name the tone of the phrase.")
@@ -149,7 +188,13 @@ def classification(n: int = 384, labels: Sequence[str] = TONES, tuned: float = 0
     examples = _examples(pairs)
     specs: list[tuple[str, Speak, float, float, dict[str, Any]]] = [
         ("zero_shot", _labeller(labels, 0.34, 0.2), 96, 0.21, {"k": 0}),
-        ("few_shot", _labeller(labels, few_shot, 0.03), 412, 0.83, {"k": 8, "k_used": {"mean": 7.4, "min": 5, "max": 8}}),
+        (
+            "few_shot",
+            _labeller(labels, few_shot, 0.03),
+            412,
+            0.83,
+            {"k": 8, "k_used": {"mean": 7.4, "min": 5, "max": 8}},
+        ),
         ("retrieval", _labeller(labels, few_shot - 0.05, 0.02), 371, 0.78, {"k": 8}),
         ("trivial_majority", lambda e, r: labels[0], 0, 0.00001, {}),
         ("trivial_tfidf", _labeller(labels, few_shot - 0.08), 0, 0.0004, {"c": 10.0, "features": 4213}),
@@ -163,7 +208,14 @@ def classification(n: int = 384, labels: Sequence[str] = TONES, tuned: float = 0
 
 def banking() -> ReportData:
     labels = tuple(f"{area}_{issue}" for area in _AREAS for issue in _ISSUES)
-    return classification(616, labels, 0.80, 0.795, name="banking", warnings=("Training stopped early at step 96: validation did not improve for 3 evaluations.",))
+    return classification(
+        616,
+        labels,
+        0.80,
+        0.795,
+        name="banking",
+        warnings=("Training stopped early at step 96: validation did not improve for 3 evaluations.",),
+    )
 
 
 def _picker(keep: float, invent: float, broken: float = 0.0, form: str = "list") -> Speak:
@@ -189,13 +241,25 @@ def extraction(form: str = "list", **more: Any) -> ReportData:
         pairs = []
         for _ in range(150):
             foods = rng.sample(_FOODS, rng.randint(2, 7))
-            pairs.append(("Mix " + ", ".join(f"{rng.randint(1, 400)} g {food}" for food in foods) + ".", json.dumps(foods)))
+            pairs.append(
+                ("Mix " + ", ".join(f"{rng.randint(1, 400)} g {food}" for food in foods) + ".", json.dumps(foods))
+            )
     else:
         task = Extraction("object", keys=("customer", "item", "quantity", "due"))
         pairs = []
         for i in range(150):
-            value = {"customer": f"Firm {i % 23}", "item": rng.choice(_FOODS), "quantity": rng.randint(1, 90), "due": f"2026-0{1 + i % 9}-1{i % 10}"}
-            pairs.append((f"{value['customer']} wants {value['quantity']} × {value['item']} by {value['due']}.", json.dumps(value)))
+            value = {
+                "customer": f"Firm {i % 23}",
+                "item": rng.choice(_FOODS),
+                "quantity": rng.randint(1, 90),
+                "due": f"2026-0{1 + i % 9}-1{i % 10}",
+            }
+            pairs.append(
+                (
+                    f"{value['customer']} wants {value['quantity']} × {value['item']} by {value['due']}.",
+                    json.dumps(value),
+                )
+            )
     examples = _examples(pairs)
     specs: list[tuple[str, Speak, float, float, dict[str, Any]]] = [
         ("zero_shot", _picker(0.2, 0.9, 0.6, form), 120, 1.4, {"k": 0}),

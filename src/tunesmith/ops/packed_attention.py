@@ -134,13 +134,15 @@ def attend(
     seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
     if softcap is None and window is not None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scaling, dropout_p=dropout)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(~seen, float("-inf"))
-    wide = torch.float32 if scores.dtype in (torch.float16, torch.bfloat16) else scores.dtype
-    weights = F.dropout(scores.softmax(-1, dtype=wide).to(query.dtype), dropout)
-    return torch.matmul(weights, value)
+    count = query.shape[0] * query.shape[1]
+    hidden = torch.zeros(length, length, dtype=query.dtype, device=query.device).masked_fill_(~seen, float("-inf"))
+    keys = key.flatten(0, 1).transpose(1, 2)
+    if softcap is None:
+        scores = torch.baddbmm(hidden.expand(count, length, length), query.flatten(0, 1), keys, alpha=scaling)
+    else:
+        scores = softcap * torch.tanh(torch.bmm(query.flatten(0, 1), keys) * (scaling / softcap)) + hidden
+    weights = F.dropout(scores.softmax(-1), dropout).to(value.dtype)
+    return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, query.shape[:2])
 
 
 def _matmul_is_faster(query: Tensor) -> bool:

@@ -3,6 +3,7 @@ begun with others, what it left behind is removed first."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -24,8 +25,7 @@ from tunesmith.models.adapter import load_adapter, save_adapter
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import Attached, LoraSettings, attach_lora
 from tunesmith.pipeline.prepare import Listener, Prepared, trainable_samples
-from tunesmith.runs import RunFolder, stage_key
-from tunesmith.runs.atomic import write_json
+from tunesmith.runs import RunFolder, stage_key, staged_folder, write_json, write_text
 from tunesmith.tasks.conversation import asking_conversation
 from tunesmith.tasks.metrics import quick_score
 from tunesmith.training.loop import TrainingResult, train
@@ -51,8 +51,7 @@ class Stage:
             for pattern in paths:
                 for path in folder.path.glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            begun.parent.mkdir(parents=True, exist_ok=True)
-            begun.write_text(self.key)
+            write_text(begun, self.key)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Record the result under the key."""
@@ -177,8 +176,8 @@ def costs_of(
 ) -> dict[str, CandidateCost]:
     """Measured costs by candidate."""
     seconds = float(training["seconds"]) if training else 0.0
-    costs = candidate_costs(evaluations, prepared.recipe.verdict.prices, training_seconds=seconds)
-    return {c.candidate: c for c in costs}
+    by_name = {e.candidate: e for e in evaluations}
+    return candidate_costs(by_name, prices=prepared.recipe.verdict.prices, training_seconds=seconds)
 
 
 def decide_run(
@@ -378,20 +377,19 @@ def _save_tuned(prepared: Prepared, folder: RunFolder, attached: Attached | None
     """Write `adapter/` (PEFT) or `model/`; returns the SHA-256 of the weights."""
     base = prepared.base
     if attached is not None:
-        return save_adapter(
-            folder.path / "adapter",
-            attached,
-            base=base.name if base.folder is None else str(base.folder),
-            revision=base.revision,
-            conv1d=any(layer.conv1d for layer in attached.layers.values()),
-        )
-    import hashlib
-
-    target = folder.path / "model"
-    base.model.save_pretrained(target)
-    base.tokenizer.save_pretrained(target)
+        with staged_folder(folder.adapter) as target:
+            return save_adapter(
+                target,
+                attached,
+                base=base.name if base.folder is None else str(base.folder),
+                revision=base.revision,
+                conv1d=any(layer.conv1d for layer in attached.layers.values()),
+            )
+    with staged_folder(folder.model) as target:
+        base.model.save_pretrained(target)
+        base.tokenizer.save_pretrained(target)
     digest = hashlib.sha256()
-    for path in sorted(Path(target).glob("*.safetensors")):
+    for path in sorted(folder.model.glob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -418,7 +416,8 @@ class _TensorBoard:
             for key in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes"):
                 self.writer.add_scalar(f"train/{key}", event[key], event["step"])
         elif event["kind"] == "validation":
-            self.writer.add_scalar("validation/loss", event["loss"], event["step"])
+            if event["loss"] is not None:
+                self.writer.add_scalar("validation/loss", event["loss"], event["step"])
             for key, value in event["metrics"].items():
                 self.writer.add_scalar(f"validation/{key}", value, event["step"])
 

@@ -20,9 +20,9 @@ class TokenPreview:
 
 @dataclass(frozen=True, slots=True)
 class LengthFacts:
-    """Token counts over samples. `padding_share`: what a trainer padding batches of `of` rows in file order would waste."""
+    """Token counts over samples. `padding_share`: what a trainer padding batches in file order would waste."""
 
-    rows: int
+    lengths: tuple[int, ...]
     tokens: int
     supervised: int
     longest: int
@@ -49,7 +49,7 @@ def length_facts(samples: Sequence[Sample], max_length: int, batch: int = 8) -> 
     padded = sum(max(lengths[i : i + batch]) * len(lengths[i : i + batch]) for i in range(0, len(lengths), batch))
     total = sum(lengths)
     return LengthFacts(
-        rows=len(lengths),
+        lengths=tuple(lengths),
         tokens=total,
         supervised=sum(s.supervised for s in samples),
         longest=max(lengths, default=0),

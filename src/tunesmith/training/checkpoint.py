@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import ResourceError
+from tunesmith.runs import staged_folder
 
 _LATEST, _BEST = "step-", "best"
 
@@ -36,26 +38,29 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, keep: int
+    folder: Path,
+    progress: Progress,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
 ) -> None:
     """Write `step-N` beside the others, atomically, and drop all but the newest `keep`."""
     state = {"optimizer": optimizer.state_dict(), "rng": torch.random.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda_rng"] = torch.cuda.get_rng_state_all()
 
-    def write(target: Path) -> None:
+    with _whole(folder / f"{_LATEST}{progress.step:07d}") as target:
         _save_parameters(target, parameters)
         torch.save(state, target / "optimizer.pt")
         (target / "progress.json").write_text(json.dumps(asdict(progress)))
-
-    _write_folder(folder / f"{_LATEST}{progress.step:07d}", write)
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
 
 
 def save_best(folder: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
     """Keep the present weights as the best ones."""
-    _write_folder(folder / _BEST, lambda target: _save_parameters(target, parameters))
+    with _whole(folder / _BEST) as target:
+        _save_parameters(target, parameters)
 
 
 def load_latest(
@@ -84,7 +89,22 @@ def load_best(folder: Path, parameters: dict[str, torch.nn.Parameter]) -> bool:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob(f"{_LATEST}*") if p.is_dir() and p.suffix != ".partial")
+    return sorted(p for p in folder.glob(f"{_LATEST}*") if p.is_dir() and p.name.removeprefix(_LATEST).isdigit())
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder written whole or not at all, with what to do where it cannot be written."""
+    try:
+        with staged_folder(target) as staged:
+            yield staged
+    except ResourceError as error:
+        raise ResourceError(
+            error.what,
+            where=error.where,
+            expected=error.expected,
+            fix="free disk space or allow writing, then run the same command: it goes on from the last checkpoint",
+        ) from error
 
 
 def _save_parameters(target: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
@@ -97,30 +117,3 @@ def _load_parameters(source: Path, parameters: dict[str, torch.nn.Parameter]) ->
     tensors: dict[str, Tensor] = load_file(source / "parameters.safetensors")
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
-
-
-def _write_folder(target: Path, write: Any) -> None:
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        write(partial)
-        for path in partial.iterdir():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        if target.exists():
-            # A folder cannot be replaced in one step: the old one is moved away first, and found again by `recover`.
-            old = target.with_name(target.name + ".old")
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.rename(target)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise ResourceError(
-            f"the checkpoint could not be written: {error.strerror or error}",
-            where=str(target),
-            fix="free disk space or allow writing, then run the same command: it goes on from the last checkpoint",
-        ) from error

@@ -22,7 +22,7 @@ from tunesmith.errors import DataError, TunesmithError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import trainable_parameters
 from tunesmith.text.types import Sample
-from tunesmith.training import checkpoint
+from tunesmith.training import checkpoint, processes
 from tunesmith.training.batching import RowOrder, micro_batches
 from tunesmith.training.checkpoint import Progress
 from tunesmith.training.objectives import Objective, cross_entropy
@@ -49,7 +49,7 @@ class TrainingResult:
     history: tuple[Mapping[str, Any], ...]
 
 
-class TrainingDiverged(TunesmithError):
+class DivergenceError(TunesmithError):
     """Loss or gradient became infinite or not a number."""
 
     exit_code = 5
@@ -74,7 +74,7 @@ def train(
     validation: rows whose loss is measured; score: generates answers and returns task metrics.
     listener: receives `train_started`, `train_step` and `validation` events.
 
-    Raises `DataError` where nothing is supervised, `TrainingDiverged` on a non-finite loss or gradient.
+    Raises `DataError` where nothing is supervised, `DivergenceError` on a non-finite loss or gradient.
     """
     if not any(s.supervised for s in samples[: 10_000]):
         raise DataError("no row has anything to learn", fix="check the columns and the loss setting")
@@ -128,7 +128,9 @@ def train(
             _evaluate(model, plan, progress, validation, score, folder, parameters, listener)
         if last or progress.stopped_early or evaluating or time.monotonic() - saved_at > plan.checkpoint_seconds:
             progress.peak_memory = max(progress.peak_memory, peak_memory())
-            checkpoint.save_checkpoint(folder, progress, parameters, optimizer, plan.keep_checkpoints)
+            if processes.first():
+                checkpoint.save_checkpoint(folder, progress, parameters, optimizer, plan.keep_checkpoints)
+            processes.wait()
             saved_at = time.monotonic()
     if progress.best_step is not None:
         checkpoint.load_best(folder, parameters)
@@ -171,10 +173,17 @@ def validation_loss(
 
 
 def accumulate_gradients(
-    model: LanguageModel, rows: Sequence[Sample], plan: TrainingPlan, objective: Objective = cross_entropy
+    model: LanguageModel,
+    rows: Sequence[Sample],
+    plan: TrainingPlan,
+    objective: Objective = cross_entropy,
+    weight: float | None = None,
 ) -> tuple[float, int]:
-    """Add the gradients of the rows' mean loss per weight to `.grad`; returns that loss and the tokens computed."""
-    weight = float(sum(s.weights.sum(dtype="float64") for s in rows))
+    """Add the gradients of the rows' loss sum over `weight` to `.grad`; returns that quotient and the tokens computed.
+
+    `weight` is by default the rows' own; it is more where other processes work on the rest of the step.
+    """
+    weight = step_weight(rows) if weight is None else weight
     if not weight:
         return 0.0, 0
     total, tokens = 0.0, 0
@@ -188,6 +197,11 @@ def accumulate_gradients(
     return total, tokens
 
 
+def step_weight(rows: Sequence[Sample]) -> float:
+    """Sum of the loss weights of a step's rows."""
+    return float(sum(s.weights.sum(dtype="float64") for s in rows))
+
+
 def _step(
     model: LanguageModel,
     rows: Sequence[Sample],
@@ -199,12 +213,13 @@ def _step(
 ) -> tuple[float, float, float]:
     """One optimiser step; returns loss, gradient norm before clipping, and learning rate."""
     model.model.train()
-    loss, tokens = accumulate_gradients(model, rows, plan, objective)
+    loss, tokens = accumulate_gradients(model, processes.share(rows), plan, objective, step_weight(rows))
+    loss, tokens = processes.sum_gradients(list(parameters.values()), loss, tokens)
     limit = plan.max_grad_norm or math.inf
     grad_norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), limit)) if tokens else 0.0
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         ids = ", ".join(s.example_id for s in rows[:8])
-        raise TrainingDiverged(
+        raise DivergenceError(
             f"the loss is {loss}, the gradient norm {grad_norm}",
             where=f"step {progress.step + 1}, rows {ids}",
             fix="lower train.learning_rate; the last checkpoint before this step is intact",
@@ -245,11 +260,14 @@ def _evaluate(
     if better:
         progress.best_step, progress.best_value, progress.best_loss = progress.step, value, loss
         progress.stale = 0
-        checkpoint.save_best(folder, parameters)
+        if processes.first():
+            checkpoint.save_best(folder, parameters)
+        processes.wait()
     else:
         progress.stale += 1
     progress.stopped_early = bool(plan.patience) and progress.stale >= plan.patience
-    event = {"kind": "validation", "step": progress.step, "loss": loss, "metrics": metrics, "best": better}
+    known_loss = None if math.isnan(loss) else loss
+    event = {"kind": "validation", "step": progress.step, "loss": known_loss, "metrics": metrics, "best": better}
     listener(event)
     progress.history.append(event)
 

@@ -60,16 +60,16 @@ def interval_chart(
     lines: Sequence[Interval],
     *,
     title: str,
-    domain: tuple[float, float],
     number: Format,
     tick: Format,
     marks: Sequence[Mark] = (),
     bars: bool = True,
     confidence: float,
 ) -> Markup:
-    """Value and whiskers of each line on one axis; `bars` draws a bar from the axis' start, which must then be 0."""
-    ticks = nice_ticks(*domain)
-    low, high = min(domain[0], ticks[0]), max(domain[1], ticks[-1])
+    """Value and whiskers of each line on one axis that includes 0; `bars` draws a bar from there (values >= 0 only)."""
+    ends = [0.0, *(mark.at for mark in marks), *(line.low for line in lines), *(line.high for line in lines)]
+    ticks = nice_ticks(min(ends), max(*ends, min(ends) + 0.01))
+    low, high = ticks[0], ticks[-1]
 
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low)

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
+from tunesmith.recipe.schema import Prices
 from tunesmith.verdict import charts, mistakes, wording
 from tunesmith.verdict.case import reversed_pair
 from tunesmith.verdict.charts import Interval, Mark, Role, Series
@@ -79,7 +80,7 @@ def tiles(report: ReportData) -> list[Tile]:
         shown.append(Tile("Tuned, per 1,000 requests", money(tuned.per_1000_requests), note))
     if verdict.rows_needed is not None:
         shown.append(Tile("Test rows needed", f"about {wording.count(verdict.rows_needed)}", "in all, to decide"))
-    elif tuned and other:
+    elif tuned and other and verdict.decision == "ship_tuned":
         shown.append(_break_even_tile(report, break_even(tuned, other)))
     return shown
 
@@ -151,7 +152,6 @@ def comparison_chart(report: ReportData, lines: Sequence[Line]) -> Markup:
     return charts.interval_chart(
         measured,
         title=f"{wording.capitalised(wording.metric_name(report.verdict.metric))} by candidate",
-        domain=(0.0, max(0.1, target or 0.0, *(line.high for line in measured))),
         number=wording.percent,
         tick=lambda value: f"{100 * value:g} %",
         marks=[Mark(target, f"target {wording.percent(target)}")] if target is not None else [],
@@ -191,7 +191,6 @@ def difference_chart(report: ReportData) -> Markup | None:
             for p in pairs
         ],
         title=f"Tuned minus each alternative, points of {wording.metric_name(metric)}",
-        domain=(min(0.0, *(p.low for p in pairs)), max(min_gain, *(p.high for p in pairs))),
         number=lambda value: wording.points(value).removesuffix(" points"),
         tick=lambda value: f"{100 * value:+g}" if value else "0",
         marks=marks,
@@ -372,8 +371,8 @@ def assumptions(report: ReportData) -> list[tuple[str, str]]:
             "at all and some effect count as equally likely before the test",
         ),
     ]
-    decided = {"min_gain", "target", "confidence", "power"}
-    listed += [(k.replace("_", " "), str(v)) for k, v in report.verdict.assumptions.items() if k not in decided]
+    shown = {"min_gain", "target", "confidence", "power", "requests_per_month", *Prices.model_fields}
+    listed += [(k.replace("_", " "), str(v)) for k, v in report.verdict.assumptions.items() if k not in shown]
     return listed + list(report.extra_assumptions.items())
 
 

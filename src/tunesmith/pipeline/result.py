@@ -1,0 +1,127 @@
+"""What a run gives back: verdict, comparison, training facts, the report, and the model to talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.template import parse_template, render_prompt
+from tunesmith.data.types import Example, Message
+from tunesmith.errors import RecipeError
+from tunesmith.evaluation.comparison import Comparison
+from tunesmith.inference.torch_engine import TorchEngine
+from tunesmith.recipe.schema import Recipe
+from tunesmith.runs import RunFolder
+from tunesmith.tasks.conversation import asking_conversation
+from tunesmith.tasks.types import Task
+from tunesmith.verdict.types import Verdict
+
+
+class Model:
+    """A run's model, asked exactly as it was trained."""
+
+    def __init__(self, engine: TorchEngine, task: Task, recipe: Recipe) -> None:
+        self.engine, self.task, self.recipe = engine, task, recipe
+
+    def answer(self, question: str | Mapping[str, Any]) -> str:
+        """The answer to one input: a text, or the columns the recipe's template names."""
+        return self.chat([Message("user", self._prompt(question))], filled=True)
+
+    def chat(self, messages: Sequence[Message], *, filled: bool = False) -> str:
+        """The next turn of a conversation. User turns are put into the recipe's template unless they are `filled`."""
+        turns = [
+            Message("user", self._prompt(m.content)) if m.role == "user" and not filled else m for m in messages
+        ]
+        if self.recipe.data.system and not any(m.role == "system" for m in turns):
+            turns.insert(0, Message("system", self.recipe.data.system))
+        example = Example("asked", (*turns, Message("assistant", "")), "", 0, "chat")
+        conversation = asking_conversation(self.task, example)
+        room = self.engine.context - self.engine.count_tokens(conversation)
+        if room < 1:
+            raise RecipeError(
+                "the conversation is longer than the model's context", expected=f"at most {self.engine.context} tokens"
+            )
+        limit = min(room, int(self.recipe.evaluate.max_new_tokens))
+        text = next(iter(self.engine.generate([conversation], limit))).text
+        return self._bare(text)
+
+    def _prompt(self, question: str | Mapping[str, Any]) -> str:
+        template = self.recipe.data.template
+        if template is None:
+            if isinstance(question, str):
+                return question
+            raise RecipeError("this recipe has no template to fill", expected="a text")
+        shape = parse_template(template)
+        names = shape.inputs
+        if isinstance(question, str):
+            if len(names) != 1:
+                return question  # a text that is written out already
+            question = {names[0]: question}
+        missing = [n for n in names if n not in question]
+        if missing:
+            raise RecipeError(f"missing {', '.join(missing)}", where="answer", expected=f"columns {', '.join(names)}")
+        return render_prompt(shape.prompt, question)
+
+    def _bare(self, text: str) -> str:
+        """The label where the answer is one; a template's closing text is taken off."""
+        parsed = self.task.parse(text)
+        return parsed if isinstance(parsed, str) else text
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, as far as it went."""
+
+    folder: RunFolder
+    recipe: Recipe
+    comparison: Comparison | None
+    training: Mapping[str, Any] | None
+    verdict: Verdict | None
+
+    @property
+    def report(self) -> Path | None:
+        """The HTML report, if there is one."""
+        return self.folder.report if self.folder.report.is_file() else None
+
+    @property
+    def comparison_rows(self) -> list[dict[str, Any]]:
+        """Candidate, metric, value, low, high, n."""
+        return self.comparison.rows() if self.comparison is not None else []
+
+    @cached_property
+    def model(self) -> Model:
+        """The tuned model."""
+        from tunesmith.pipeline.run import load_model
+
+        return load_model(self.folder, self.recipe, tuned=True)
+
+    @cached_property
+    def base(self) -> Model:
+        """The base as it was before tuning, asked in the same way."""
+        from tunesmith.pipeline.run import load_model
+
+        return load_model(self.folder, self.recipe, tuned=False)
+
+    def export(self, to: str, path: str | Path | None = None) -> Path:
+        """Write the tuned model elsewhere: `adapter` (PEFT folder) or `merged` (a `transformers` folder)."""
+        from tunesmith.export import export_run
+
+        return export_run(self.folder, self.recipe, to, Path(path) if path is not None else None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object `tunesmith run --json` prints."""
+        training = None
+        if self.training is not None:
+            keys = ("steps", "tokens", "seconds", "tokens_per_second", "peak_memory_bytes", "adapter_sha256")
+            training = {**{k: self.training[k] for k in keys}, **self.training}
+        verdict = asdict(self.verdict) if self.verdict is not None else None
+        return {
+            "run": str(self.folder.path),
+            "verdict": verdict,
+            "comparison": self.comparison_rows,
+            "training": training,
+            "report": str(self.report) if self.report else None,
+        }

@@ -1,0 +1,289 @@
+"""A recipe from beginning to end: check, baselines, training, evaluation, verdict, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.errors import RecipeError, TunesmithError
+from tunesmith.evaluation.comparison import Comparison
+from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
+from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data
+from tunesmith.pipeline.result import Model, Result
+from tunesmith.pipeline.stages import (
+    compare_all,
+    costs_of,
+    decide_run,
+    engine_of,
+    load_tuned,
+    run_baselines,
+    run_training,
+    run_tuned,
+)
+from tunesmith.recipe import differences, dump_recipe, load_recipe, recipe_hash
+from tunesmith.recipe.schema import Recipe
+from tunesmith.runs import EventLog, RunFolder, environment, list_runs, write_json, write_text
+from tunesmith.verdict.headline import headline
+from tunesmith.verdict.report import write_report
+from tunesmith.verdict.report_data import ReportData
+from tunesmith.verdict.types import CandidateCost, Verdict
+
+Through = Literal["train", "baselines", "evaluate", "verdict"]
+_ASKED = "recipe.asked.yaml"
+"""The recipe as it was given, `auto` and all: what a repeated command is compared with."""
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: Path | str | None = None,
+    new: bool = False,
+    through: Through = "verdict",
+    listener: Listener | None = None,
+) -> Result:
+    """Run a recipe through a stage; a run of it that was interrupted is continued, a finished one is read.
+
+    Parameters
+    ----------
+    out: the run's folder; without it, the newest unfinished run of the same recipe, or a new folder.
+    new: begin again in a new folder.
+    through: `train` trains and evaluates nothing; `baselines` trains nothing; `evaluate` decides nothing.
+    listener: hears every event as a dict, after it is in the run's `events.jsonl`.
+
+    Raises `RecipeError` (also where `out` holds another recipe's run), `DataError`, `ResourceError`, `EngineError`.
+    """
+    folder = _folder_for(recipe, Path(out) if out is not None else None, new, through)
+    with folder.lock():
+        if _goal_reached(folder, through):
+            return load_run(folder)
+        with folder.events([listener] if listener is not None else []) as events:
+            try:
+                return _run_stages(recipe, folder, through, events)
+            except TunesmithError as error:
+                folder.set_status("failed", error=error.what.splitlines()[0])
+                raise
+
+
+def load_run(folder: RunFolder) -> Result:
+    """What an earlier process left in a run's folder."""
+    if not folder.recipe_file.is_file():
+        raise RecipeError("this run did not get as far as its recipe", where=str(folder.path))
+    recipe = load_recipe(folder.recipe_file)
+    training = folder.path / "training.json"
+    facts = json.loads(training.read_text()) if training.is_file() else None
+    if facts is not None:
+        facts.pop("history", None)
+    kept = folder.path / "verdict.json"
+    verdict = Verdict(**_tuples(json.loads(kept.read_text()))) if kept.is_file() else None
+    return Result(folder, recipe, _load_comparison(folder), facts, verdict)
+
+
+def load_model(folder: RunFolder, recipe: Recipe, *, tuned: bool) -> Model:
+    """The run's tuned model, or its base asked in the same way."""
+    if tuned and not (folder.adapter.is_dir() or folder.model.is_dir()):
+        raise RecipeError("this run has no tuned model yet", where=str(folder.path), fix="tunesmith run RECIPE")
+    prepared = prepare(recipe, read_data(recipe))
+    if tuned:
+        load_tuned(prepared, folder)
+    return Model(engine_of(prepared), prepared.task, prepared.recipe)
+
+
+def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: EventLog) -> Result:
+    def tell(event: dict[str, Any]) -> None:
+        events.write(event["kind"], **{k: v for k, v in event.items() if k != "kind"})
+
+    with _stage(events, "check", "reading and checking the data"):
+        rows = read_data(recipe)
+        if any(f.severity == "error" for f in rows.findings):
+            raise DataFindingsError(rows.findings)
+        prepared = prepare(recipe, rows)
+        errors = [f for f in prepared.findings if f.severity == "error"]
+        if errors:
+            raise DataFindingsError(prepared.findings)
+        _record(prepared, recipe, folder)
+    for finding in prepared.findings:
+        if finding.severity == "warning":
+            tell({"kind": "warning", "text": finding.message, "code": finding.code, "count": finding.count})
+    evaluations: list[Evaluation] = []
+    if through != "train":
+        with _stage(events, "baselines", "measuring the alternatives"):
+            evaluations = run_baselines(prepared, folder, tell)
+    training: dict[str, Any] | None = None
+    verdict: Verdict | None = None
+    if through != "baselines":
+        with _stage(events, "train", "training"):
+            training, _ = run_training(prepared, folder, tell)
+    if through in ("evaluate", "verdict"):
+        with _stage(events, "evaluate", "evaluating the tuned model"):
+            evaluations.append(run_tuned(prepared, folder, tell))
+    comparison = compare_all(prepared, evaluations) if evaluations else None
+    if comparison is not None:
+        _save_comparison(folder, comparison)
+    if through == "verdict" and comparison is not None and training is not None:
+        with _stage(events, "verdict", "deciding"):
+            costs = costs_of(prepared, evaluations, training)
+            verdict = decide_run(prepared, evaluations, comparison, costs, training)
+            write_json(folder.path / "verdict.json", _plain(verdict))
+            _report(prepared, folder, evaluations, comparison, costs, training, verdict)
+    folder.set_status("finished", verdict=headline(verdict) if verdict is not None else f"through {through}")
+    folder.update_manifest(reached={through: True})
+    return Result(folder, prepared.recipe, comparison, training, verdict)
+
+
+def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -> RunFolder:
+    """The run's folder: the one asked for, one to continue, or a new one."""
+    if out is not None:
+        if new and out.exists():
+            raise RecipeError("--new with a folder that exists", where=str(out), fix="choose another folder")
+        folder = RunFolder.create_at(out)
+        _refuse_other_recipe(folder, recipe)
+        write_text(folder.path / _ASKED, dump_recipe(recipe))
+        return folder
+    root, name = Path(recipe.output.dir), recipe.name or Path(recipe.data.train).stem.replace(" ", "-")
+    if not new:
+        wanted = recipe_hash(recipe)
+        same = [f for f in list_runs(root) if f.manifest().get("recipe_sha256") == wanted]
+        open_ones = [f for f in same if not _goal_reached(f, through) and not f.running]
+        for folder in open_ones or same[:1]:
+            return folder
+    folder = RunFolder.create(root, _safe(name))
+    folder.update_manifest(recipe_sha256=recipe_hash(recipe))
+    write_text(folder.path / _ASKED, dump_recipe(recipe))
+    return folder
+
+
+def _refuse_other_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    asked = folder.path / _ASKED
+    if not asked.is_file():
+        folder.update_manifest(recipe_sha256=recipe_hash(recipe))
+        return
+    changed = differences(load_recipe(asked), recipe)
+    if changed:
+        key, before, now = changed[0]
+        raise RecipeError(
+            f"this folder holds a run of another recipe: {key} was {before!r} and is now {now!r}"
+            + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""),
+            where=str(folder.path),
+            fix="choose another --out, or go back to the recipe of this run",
+        )
+
+
+def _goal_reached(folder: RunFolder, through: Through) -> bool:
+    reached = folder.manifest().get("reached", {})
+    return bool(reached.get("verdict") or reached.get(through))
+
+
+def _safe(name: str) -> str:
+    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).lstrip("._-")
+    return kept or "run"
+
+
+@contextmanager
+def _stage(events: EventLog, stage: str, title: str) -> Iterator[None]:
+    began = time.monotonic()
+    events.write("stage_started", stage=stage, title=title)
+    yield
+    events.write("stage_finished", stage=stage, seconds=time.monotonic() - began, cached=False)
+
+
+def _record(prepared: Prepared, recipe: Recipe, folder: RunFolder) -> None:
+    """Write the resolved recipe and the manifest."""
+    reasons = {c.key: c.reason for c in prepared.choices}
+    write_text(folder.recipe_file, dump_recipe(prepared.recipe, reasons, omit_auto=True))
+    base, rows = prepared.base, prepared.rows
+    folder.update_manifest(
+        recipe_sha256=recipe_hash(recipe),
+        data={
+            "files_sha256": rows.sources,
+            "splits_sha256": dict(rows.splits.hashes),
+            "rows": {part: len(getattr(rows.splits, part)) for part in ("train", "validation", "test")},
+            "left_out": rows.left_out,
+        },
+        base={
+            "model": base.name,
+            "revision": base.revision,
+            "weights_sha256": base.weights_sha256,
+            "parameters": base.parameters,
+            "context": base.context,
+            "chat_template": prepared.renderer.template,
+            "test_rows_in_training_text": list(prepared.seen_test_rows),
+        },
+        seed=prepared.recipe.train.seed,
+        environment=environment(),
+        command=sys.argv,
+    )
+
+
+def _report(
+    prepared: Prepared,
+    folder: RunFolder,
+    evaluations: Sequence[Evaluation],
+    comparison: Comparison,
+    costs: Mapping[str, CandidateCost],
+    training: Mapping[str, Any],
+    verdict: Verdict,
+) -> None:
+    history = json.loads((folder.path / "training.json").read_text())["history"]
+    recipe, rows = prepared.recipe, prepared.rows
+    write_report(
+        folder.report,
+        ReportData(
+            name=folder.name,
+            created=datetime.now().strftime("%Y-%m-%d %H:%M"),
+            task=rows.task_type,
+            recipe_yaml=folder.recipe_file.read_text(),
+            manifest=folder.manifest(),
+            goal=recipe.goal,
+            prices=recipe.verdict.prices,
+            verdict=verdict,
+            evaluations=tuple(evaluations),
+            comparison=comparison.values,
+            differences=comparison.differences,
+            costs=tuple(costs.values()),
+            findings=prepared.findings,
+            splits_explanation=rows.splits.explanation,
+            split_sizes={part: len(getattr(rows.splits, part)) for part in ("train", "validation", "test")},
+            training=training,
+            history=tuple(history),
+            labels=tuple(getattr(prepared.task, "labels", ())),
+            choices=tuple((c.key, str(c.value), c.reason) for c in prepared.choices),
+        ),
+    )
+
+
+def _save_comparison(folder: RunFolder, comparison: Comparison) -> None:
+    write_json(
+        folder.path / "comparison.json",
+        {
+            "metric": comparison.metric,
+            "values": [_plain(v) for v in comparison.values],
+            "differences": [_plain(d) for d in comparison.differences],
+        },
+    )
+
+
+def _load_comparison(folder: RunFolder) -> Comparison | None:
+    path = folder.path / "comparison.json"
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text())
+    return Comparison(
+        kept["metric"],
+        tuple(MetricValue(**v) for v in kept["values"]),
+        tuple(PairedDifference(**d) for d in kept["differences"]),
+    )
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return asdict(value)
+
+
+def _tuples(kept: dict[str, Any]) -> dict[str, Any]:
+    return {**kept, "caveats": tuple(kept["caveats"])}

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.verdict.cases import cost, evaluation
+from tunesmith.recipe.schema import Prices
+from tunesmith.verdict.costs import break_even, candidate_costs, months
+
+PRICES = Prices(hardware_per_hour=0.36, hours_of_work=2.0, work_per_hour=50.0)
+
+
+def test_a_request_costs_the_machine_for_its_median_latency() -> None:
+    found = candidate_costs(
+        {"few_shot": evaluation("few_shot", (0.8, 0.7, 0.9), latency=2.0)}, prices=PRICES, training_seconds=100
+    )
+    # 1000 requests x 2 s = 2000 s; 0.36 an hour is 0.0001 a second.
+    assert found["few_shot"].per_1000_requests == pytest.approx(0.2)
+    assert found["few_shot"].prompt_tokens == 20
+    assert found["few_shot"].answer_tokens == 3
+    assert found["few_shot"].latency_p95 == 4.0
+
+
+def test_only_what_was_tuned_has_a_one_off_cost() -> None:
+    names = ["zero_shot", "trivial_majority", "tuned", "tuned_onnx"]
+    found = candidate_costs(
+        {name: evaluation(name, (0.8, 0.7, 0.9)) for name in names}, prices=PRICES, training_seconds=1000
+    )
+    assert list(found) == names
+    assert [found[name].one_off for name in names] == pytest.approx([0, 0, 100.1, 100.1])
+
+
+def test_break_even_is_reached_by_the_first_whole_request() -> None:
+    assert break_even(cost("tuned", 1.0, one_off=10.0), cost("few_shot", 5.0)) == 2500
+    assert break_even(cost("tuned", 1.0, one_off=10.001), cost("few_shot", 5.0)) == 2501
+
+
+@pytest.mark.parametrize("per_1000", [1.0, 0.5])
+def test_no_break_even_where_tuned_is_not_cheaper_per_request(per_1000: float) -> None:
+    assert break_even(cost("tuned", 1.0, one_off=10.0), cost("few_shot", per_1000)) is None
+
+
+def test_what_costs_nothing_once_pays_from_the_first_request() -> None:
+    assert break_even(cost("tuned", 1.0), cost("few_shot", 1.0)) == 0
+
+
+def test_months() -> None:
+    assert months(25_000, 10_000) == 2.5
