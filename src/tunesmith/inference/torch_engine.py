@@ -7,7 +7,6 @@ list alone, so an interrupted list can be continued with the same answers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -137,5 +136,6 @@ def _common_beginning(prompts: list[list[int]]) -> list[int]:
     if len(prompts) < 2:
         return []
     shortest = min(len(p) for p in prompts) - 1
-    same = len(os.path.commonprefix([p[:shortest] for p in prompts]))
+    first, last = min(prompts), max(prompts)  # in sorted order, what these two share is shared by all between
+    same = next((i for i in range(shortest) if first[i] != last[i]), shortest)
     return prompts[0][:same] if same >= _SHARED_MINIMUM else []

@@ -40,9 +40,8 @@ def base_folder(name: str) -> Path | None:
     if name.startswith("embedded:"):
         folder = EMBEDDED / name.removeprefix("embedded:")
         if folder.parent != EMBEDDED or not (folder / "config.json").is_file():
-            raise RecipeError(
-                f"no embedded base {name!r}", where="base.model", expected=", ".join(f"embedded:{n}" for n in embedded_names())
-            )
+            known = ", ".join(f"embedded:{n}" for n in embedded_names())
+            raise RecipeError(f"no embedded base {name!r}", where="base.model", expected=known)
         return folder
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -139,7 +138,7 @@ def _load_model(source: str, spec: Base, folder: Path | None, device: torch.devi
     return model.to(device).eval()
 
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json", "spiece.model")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def _first(error: BaseException) -> str:

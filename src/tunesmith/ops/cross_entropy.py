@@ -79,7 +79,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
         return (
@@ -96,7 +96,7 @@ def head_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, rule: LogitRule
 ) -> Tensor:
     """As `cross_entropy_reference`, chunk by chunk, with the gradients computed on the way."""
-    return _HeadLoss.apply(hidden, weight, bias, targets, weights, rule)  # type: ignore[no-any-return]
+    return _HeadLoss.apply(hidden, weight, bias, targets, weights, rule)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _widen(logits: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class _MergedLora(torch.autograd.Function):
         return F.linear(x, torch.addmm(weight, b, a, alpha=scaling), bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
         x, weight, a, b = ctx.saved_tensors
         dy = grad.reshape(-1, grad.shape[-1])
         flat = x.reshape(-1, x.shape[-1])
@@ -48,7 +48,7 @@ class _MergedLora(torch.autograd.Function):
 def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """As `lora_reference`, by the fast form where it is exact. `weight` and `bias` get no gradient."""
     if x.dtype == weight.dtype == a.dtype and x.dtype in (torch.float32, torch.float64) and not _autocast(x):
-        return _MergedLora.apply(x, weight, bias, a, b, scaling)  # type: ignore[no-any-return]
+        return _MergedLora.apply(x, weight, bias, a, b, scaling)  # type: ignore[no-any-return, no-untyped-call]
     return lora_reference(x, weight, bias, a, b, scaling)
 
 

@@ -83,7 +83,7 @@ class Packing:
 
 
 class _Spread(torch.autograd.Function):
-    """Stream [H, T, D] to the concatenated rectangles [H, R, D]; every stream token stands in exactly one real place."""
+    """Stream [H, T, D] to the concatenated rectangles [H, R, D]; every stream token has exactly one real place."""
 
     @staticmethod
     def forward(ctx: Any, stream: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class _Spread(torch.autograd.Function):
         return stream.index_select(1, source)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (target,) = ctx.saved_tensors
         # Padding gets no gradient: causal attention never lets it reach a kept token.
         return grad.index_select(1, target), None, None
@@ -107,7 +107,7 @@ class _Gather(torch.autograd.Function):
         return rectangles.index_select(1, target)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (target,) = ctx.saved_tensors
         spread = grad.new_zeros(grad.shape[0], ctx.width, grad.shape[2])
         spread.index_copy_(1, target, grad)
@@ -142,11 +142,11 @@ def attend(
     else:
         scores = softcap * torch.tanh(torch.bmm(query.flatten(0, 1), keys) * (scaling / softcap)) + hidden
     weights = F.dropout(scores.softmax(-1), dropout).to(value.dtype)
-    return torch.bmm(weights, value.flatten(0, 1)).unflatten(0, query.shape[:2])
+    return torch.bmm(weights, value.flatten(0, 1)).view(*query.shape[:3], value.shape[3])
 
 
 def _matmul_is_faster(query: Tensor) -> bool:
-    """Half-precision products on a CPU: its fused attention kernel works in fp32 inside and was measured 2-3 times slower."""
+    """Half-precision products on a CPU: its fused kernel works in fp32 inside and was measured 2-3 times slower."""
     if query.device.type != "cpu" or query.shape[2] > 1024:
         return False
     return torch.is_autocast_enabled("cpu") or query.dtype in (torch.bfloat16, torch.float16)
@@ -174,7 +174,7 @@ def packed_attention(
         )
     for name in ("s_aux", "position_bias"):
         if others.get(name) is not None:
-            raise EngineError(f"attention with `{name}` is not supported on packed streams", where=type(module).__name__)
+            raise EngineError(f"attention with {name} cannot be packed yet", where=type(module).__name__)
     if not getattr(module, "is_causal", True):
         raise EngineError("only causal attention can be packed", where=type(module).__name__)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -184,12 +184,15 @@ def packed_attention(
         spread = [query[0], key[0], value[0]]
     else:
         source = torch.cat([r.source for r in packing.rectangles])
-        spread = [_Spread.apply(t[0], source, packing.target) for t in (query, key, value)]
+        spread = [
+            _Spread.apply(t[0], source, packing.target)  # type: ignore[no-untyped-call]
+            for t in (query, key, value)
+        ]
     offset = 0
     for rectangle in packing.rectangles:
         size = rectangle.count * rectangle.length
         q, k, v = (
-            t[:, offset : offset + size].unflatten(1, (rectangle.count, rectangle.length)).transpose(0, 1)
+            t[:, offset : offset + size].view(-1, rectangle.count, rectangle.length, t.shape[2]).transpose(0, 1)
             for t in spread
         )
         offset += size
@@ -201,7 +204,7 @@ def packed_attention(
         out.append(answer.transpose(0, 1).flatten(1, 2))
     joined = out[0] if len(out) == 1 else torch.cat(out, dim=1)  # [H, R, D]
     if not packing.plain:
-        joined = _Gather.apply(joined, packing.target)
+        joined = _Gather.apply(joined, packing.target)  # type: ignore[no-untyped-call]
     return joined.transpose(0, 1).unsqueeze(0).contiguous(), None
 
 

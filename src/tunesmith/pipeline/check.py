@@ -103,9 +103,9 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
         prepared.base.model.requires_grad_(True)
     model = LanguageModel(prepared.base.model)
     parameters = trainable_parameters(prepared.base.model)
-    typical = sorted(samples, key=lambda s: len(s.ids))[len(samples) // 4 :: max(1, len(samples) // 2 // plan.batch_size)]
-    typical = typical[: plan.batch_size]
-    longest = sorted(samples, key=lambda s: -len(s.ids))[: plan.batch_size]
+    by_length = sorted(samples, key=lambda s: len(s.ids))
+    typical = by_length[:: max(1, len(samples) // plan.batch_size)][: plan.batch_size]
+    longest = by_length[-plan.batch_size :]
     reset_peak_memory()
     model.model.train()
     accumulate_gradients(model, longest, plan)

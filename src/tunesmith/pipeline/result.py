@@ -32,9 +32,7 @@ class Model:
 
     def chat(self, messages: Sequence[Message], *, filled: bool = False) -> str:
         """The next turn of a conversation. User turns are put into the recipe's template unless they are `filled`."""
-        turns = [
-            Message("user", self._prompt(m.content)) if m.role == "user" and not filled else m for m in messages
-        ]
+        turns = [Message("user", self._prompt(m.content)) if m.role == "user" and not filled else m for m in messages]
         if self.recipe.data.system and not any(m.role == "system" for m in turns):
             turns.insert(0, Message("system", self.recipe.data.system))
         example = Example("asked", (*turns, Message("assistant", "")), "", 0, "chat")

@@ -41,7 +41,7 @@ class Task(Section):
     instruction: str | None = Field(
         None, description="The instruction put before every input as a system message; the task has a default."
     )
-    labels: list[str] | Auto = Field("auto", description="Labels of a classification; auto collects them from the data.")
+    labels: list[str] | Auto = Field("auto", description="Labels of a classification; auto takes those in the data.")
     answer_form: Literal["auto", "list", "object"] = Field(
         "auto", description="JSON form of an extraction's answer; auto looks at the data."
     )
@@ -85,7 +85,7 @@ class Data(Section):
     )
     system: str | None = Field(None, description="A system message put before rows that have none.")
     encoding: str = Field("auto", description="Text encoding; auto takes UTF-8, with or without byte-order mark.")
-    max_rows: int | None = Field(None, ge=1, description="Use at most this many rows of the training file, drawn by seed.")
+    max_rows: int | None = Field(None, ge=1, description="Use at most so many rows of the training file, by seed.")
     split: Split = Field(default_factory=lambda: Split(), description="How rows are divided.")
 
 
@@ -150,7 +150,7 @@ class Train(Section):
 class Evaluate(Section):
     """How candidates are scored on the frozen test set."""
 
-    max_new_tokens: int | Auto = Field("auto", description="Longest answer in tokens; auto covers the expected answers.")
+    max_new_tokens: int | Auto = Field("auto", description="Longest answer in tokens; auto covers those expected.")
     batch_size: int = Field(32, ge=1, description="Answers generated at once.")
     few_shot_k: list[int] = Field([1, 2, 4, 8], description="Numbers of examples tried on validation, for few-shot.")
     retrieval_k: list[int] = Field([1, 2, 4, 8], description="Numbers of examples tried on validation, for retrieval.")

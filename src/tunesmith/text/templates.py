@@ -33,7 +33,7 @@ BUILT_IN = {"plain": PLAIN, "raw": RAW, "chatml": CHATML}
 def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
     """The name and Jinja source of the template a recipe's `base.chat_template` means for this tokenizer.
 
-    Raises `RecipeError` for an unknown name, a tokenizer without end token, or ChatML on a tokenizer without its tokens.
+    Raises `RecipeError` for an unknown name, a tokenizer without end token, or one without the tokens of ChatML.
     """
     own = getattr(tokenizer, "chat_template", None)
     if wanted == "auto":
@@ -41,7 +41,9 @@ def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
     if wanted == "tokenizer":
         if not own:
             raise RecipeError(
-                "this tokenizer has no chat template", where="base.chat_template", expected="plain, raw, chatml or a file"
+                "this tokenizer has no chat template",
+                where="base.chat_template",
+                expected="plain, raw, chatml or a file",
             )
         return wanted, own if isinstance(own, str) else own["default"]
     if wanted in BUILT_IN:

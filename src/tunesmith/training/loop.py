@@ -76,7 +76,7 @@ def train(
 
     Raises `DataError` where nothing is supervised, `DivergenceError` on a non-finite loss or gradient.
     """
-    if not any(s.supervised for s in samples[: 10_000]):
+    if not any(s.supervised for s in samples[:10_000]):
         raise DataError("no row has anything to learn", fix="check the columns and the loss setting")
     keep_freed_memory()
     model.verify()
