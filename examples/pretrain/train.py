@@ -36,24 +36,26 @@ from tunesmith.training.plan import TrainingPlan
 class Documents(Sequence[Sample]):
     """The prepared stream as samples, read from disk when asked for."""
 
-    def __init__(self, folder: Path, budget: int | None = None) -> None:
+    def __init__(self, folder: Path, budget: int | None = None, left_out: range = range(0)) -> None:
         self.ids = np.memmap(folder / "train.bin", dtype=np.uint16, mode="r")
         self.mask = np.memmap(folder / "mask.bin", dtype=np.uint8, mode="r")
         self.offsets = np.load(folder / "documents.npy")
         self.count = len(self.offsets) - 1
         if budget is not None:
             self.count = int(np.searchsorted(self.offsets, budget, side="right")) - 1
+        self.kept = [i for i in range(self.count) if i not in left_out]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.kept)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.count))]
-        part = slice(self.offsets[index], self.offsets[index + 1])
+            return [self[i] for i in range(*index.indices(len(self.kept)))]
+        place = self.kept[index]
+        part = slice(self.offsets[place], self.offsets[place + 1])
         weights = self.mask[part].astype(np.float32)
         weights[0] = 0
-        return Sample(self.ids[part].astype(np.int64), weights, f"document {index}")
+        return Sample(self.ids[part].astype(np.int64), weights, f"document {place}")
 
 
 def held_out(path: Path, tokenizer: Any, length: int = 512, limit: int = 60) -> list[Sample]:
@@ -105,6 +107,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=None, help="learn only the first N tokens of the prepared stream")
+    parser.add_argument(
+        "--leave-out", default="0:0", metavar="A:B", help="documents of the stream not learnt, by index"
+    )
     parser.add_argument("--layers", type=int, default=7)
     parser.add_argument("--rows", type=int, default=32, help="documents per optimiser step")
     parser.add_argument("--learning-rate", type=float, default=2.5e-3)
@@ -115,7 +120,8 @@ def main() -> None:
     if "RANK" in os.environ:
         torch.distributed.init_process_group("gloo")
     tokenizer = AutoTokenizer.from_pretrained(arguments.data / "tokenizer")
-    documents = Documents(arguments.data, arguments.tokens)
+    first, last = map(int, arguments.leave_out.split(":"))
+    documents = Documents(arguments.data, arguments.tokens, range(first, last))
     steps = -(-len(documents) // arguments.rows)
     plan = TrainingPlan(
         steps=steps,

@@ -66,6 +66,8 @@ class TorchEngine:
         self.model.eval()
         try:
             shared = _common_beginning(prompts)
+            if not self._may_share(max(map(len, prompts)) + max_new_tokens):
+                shared = []
             order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
             answers: list[list[int]] = [[] for _ in prompts]
             for start in range(0, len(order), self.batch_size):
@@ -117,6 +119,19 @@ class TorchEngine:
             seen = torch.cat([seen, seen.new_ones(len(alive), 1)], dim=1)
             places = places[:, -1:] + 1
         return answers
+
+    def _may_share(self, longest: int) -> bool:
+        """Whether rows of up to `longest` tokens may share a beginning.
+
+        Padding stands between the beginning and a row's own part. A sliding window counts it, so with windows shorter
+        than a row the beginning would be out of reach too early.
+        """
+        from transformers import DynamicCache
+
+        if not any(DynamicCache(config=self.model.config).is_sliding):
+            return True
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        return window is not None and longest <= window
 
     def _prefill(self, shared: list[int], count: int, device: torch.device) -> Any:
         """The key-value cache of the shared beginning, repeated for every row; an empty one where there is none."""

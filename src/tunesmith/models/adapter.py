@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import EngineError, VerificationError
 from tunesmith.models.lora import Attached, LoraSettings, attach_lora
+from tunesmith.models.writing import system_errors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -52,7 +54,8 @@ def save_adapter(folder: Path, attached: Attached, *, base: str, revision: str |
         "init_lora_weights": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_tensors(attached), folder / WEIGHTS, metadata={"format": "pt"})
+    with system_errors(folder / WEIGHTS):
+        save_file(adapter_tensors(attached), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
@@ -62,7 +65,7 @@ def load_adapter(model: Any, folder: Path) -> Attached:
     try:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise EngineError(f"the adapter cannot be read: {error}", where=str(folder)) from error
     targets = config["target_modules"]
     attached = attach_lora(

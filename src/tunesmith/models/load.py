@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tunesmith.errors import EngineError, RecipeError, VerificationError
+from tunesmith.ops.product import use_fast_linears
 from tunesmith.recipe.schema import Base
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -93,6 +94,15 @@ def load_base(spec: Base) -> LoadedBase:
     )
 
 
+@torch.no_grad()
+def load_full(model: Any, folder: Path) -> None:
+    """Put the weights of a `transformers` folder into a model of the same architecture, in place."""
+    source = _open_model(str(folder), Base(model=str(folder)), next(model.parameters()).dtype)
+    target = dict(model.named_parameters())
+    for name, parameter in source.named_parameters():
+        target[name].copy_(parameter)
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype a recipe's `base.dtype` means on this device."""
     if name != "auto":
@@ -117,17 +127,11 @@ def _load_tokenizer(source: str, spec: Base, folder: Path | None) -> Any:
 
 
 def _load_model(source: str, spec: Base, folder: Path | None, device: torch.device) -> Any:
-    from transformers import AutoModelForCausalLM
+    from safetensors import SafetensorError
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=spec.revision,
-            trust_remote_code=spec.trust_remote_code,
-            dtype=pick_dtype(spec.dtype, device),
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        model = _open_model(source, spec, pick_dtype(spec.dtype, device))
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         where = source if folder is not None else f"{source} (hub)"
         raise EngineError(
             f"the model could not be loaded: {_first(error)}",
@@ -135,7 +139,23 @@ def _load_model(source: str, spec: Base, folder: Path | None, device: torch.devi
             expected="a causal language model with safetensors weights",
             fix="check the name, the network, or give a local folder",
         ) from error
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    use_fast_linears(model)
+    return model
+
+
+def _open_model(source: str, spec: Base, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # weights are read in an instant, or downloaded with a bar of the hub's own
+    return AutoModelForCausalLM.from_pretrained(
+        source,
+        revision=spec.revision,
+        trust_remote_code=spec.trust_remote_code,
+        dtype=dtype,
+        use_safetensors=True,
+    )
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -148,7 +168,8 @@ def _first(error: BaseException) -> str:
 def _verify_embedded(folder: Path) -> None:
     expected = json.loads((folder / "sha256.json").read_text())
     for name, digest in expected.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise VerificationError(
                 f"{name} of the embedded base is damaged", where=str(folder), fix="install the package again"
             )

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.ops.product import product
+
 CHUNK = 512
 """Positions whose logits exist at once. Fixed, not derived from sizes, so that results do not depend on memory."""
 
@@ -56,10 +58,12 @@ class _HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
         d_bias = torch.zeros_like(bias, dtype=wide) if needs_bias and bias is not None else None
         loss = torch.zeros((), dtype=wide, device=hidden.device)
+        # Autocast knows torch's own products only.
+        times = F.linear if torch.is_autocast_enabled(hidden.device.type) else product
         for start in range(0, hidden.shape[0], CHUNK):
             part = slice(start, start + CHUNK)
             h, y, w = hidden[part], targets[part, None], weights[part, None].to(wide)
-            logits = rule(_widen(F.linear(h, weight, bias)))
+            logits = rule(_widen(times(h, weight, bias)))
             norm = logits.logsumexp(-1, keepdim=True)
             loss += ((norm - logits.gather(1, y)) * w).sum()
             if not (needs_hidden or needs_weight or needs_bias):
@@ -71,9 +75,9 @@ class _HeadLoss(torch.autograd.Function):
                 d_bias += grad.sum(0)
             grad = grad.to(hidden.dtype)
             if d_hidden is not None:
-                d_hidden[part] = grad @ weight.to(grad.dtype)
+                d_hidden[part] = times(grad, weight.t())
             if d_weight is not None:
-                d_weight += grad.t() @ h.to(grad.dtype)
+                d_weight += times(grad.t(), h.t())
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return loss

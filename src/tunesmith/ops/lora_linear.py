@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.ops.product import product
+
 
 def lora_reference(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """The plain form, for any dtype: `x` [..., in] to [..., out]; adapters compute in their own dtype."""
@@ -30,7 +32,8 @@ class _MergedLora(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, a, b)
         ctx.scaling = scaling
-        return F.linear(x, torch.addmm(weight, b, a, alpha=scaling), bias)
+        merged = torch.addmm(weight, b, a, alpha=scaling)
+        return product(x.reshape(-1, x.shape[-1]), merged, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
@@ -39,9 +42,9 @@ class _MergedLora(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ torch.addmm(weight, b, a, alpha=ctx.scaling)).view(x.shape)
-        da = (dy @ b).t() @ flat * ctx.scaling
-        db = dy.t() @ (flat @ a.t()) * ctx.scaling
+            dx = product(dy, torch.addmm(weight, b, a, alpha=ctx.scaling).t()).view(x.shape)
+        da = product(product(dy, b.t()).t(), flat.t()).mul_(ctx.scaling)
+        db = product(dy.t(), product(flat, a).t()).mul_(ctx.scaling)
         return dx, None, None, da, db, None
 
 

@@ -23,8 +23,6 @@ from tunesmith.text.render import Renderer
 from tunesmith.text.types import Sample
 
 Listener = Callable[[dict[str, Any]], None]
-_EXACT_ROWS = 20_000
-"""Up to so many rows all are tokenised to know lengths; beyond, a sample and every row that could be too long."""
 
 
 class DataFindingsError(DataError):
@@ -92,7 +90,7 @@ def read_data(recipe: Recipe) -> Rows:
         findings += result.findings
         left_out += result.left_out
         loaded[part] = result
-        sources[part] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        sources[part] = file_sha256(Path(path))
     train = loaded["train"].examples
     if not train:
         raise DataFindingsError(findings) if findings else DataError("no rows", where=spec.train)
@@ -109,14 +107,20 @@ def read_data(recipe: Recipe) -> Rows:
     return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out)
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def prepare(recipe: Recipe, rows: Rows) -> Prepared:
     """Load the base, render and tokenise, decide every `auto`."""
     base = load_base(recipe.base)
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits
-    task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation])
-    train = _samples(renderer, task, splits.train, recipe, base.context)
-    validation = _samples(renderer, task, splits.validation, recipe, base.context)
+    task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation, *splits.test])
+    train = _samples(renderer, task, splits.train, recipe)
+    validation = _samples(renderer, task, splits.validation, recipe)
     lengths = length_facts(train, base.context)
     answers = [s.supervised for s in (*train, *validation)]
     facts = Facts(
@@ -159,9 +163,7 @@ def trainable_samples(prepared: Prepared) -> tuple[Sample, ...]:
     return tuple(s for s in prepared.train if len(s.ids) <= limit)
 
 
-def _samples(
-    renderer: Renderer, task: Task, examples: Sequence[Example], recipe: Recipe, context: int
-) -> tuple[Sample, ...]:
+def _samples(renderer: Renderer, task: Task, examples: Sequence[Example], recipe: Recipe) -> tuple[Sample, ...]:
     return tuple(
         renderer.sample(training_conversation(task, example), recipe.train.loss, example.id) for example in examples
     )

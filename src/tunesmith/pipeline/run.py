@@ -15,13 +15,14 @@ from typing import Any, Literal
 from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.evaluation.comparison import Comparison
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
-from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data
+from tunesmith.inference.torch_engine import TorchEngine
+from tunesmith.models.load import load_base
+from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, file_sha256, prepare, read_data
 from tunesmith.pipeline.result import Model, Result
 from tunesmith.pipeline.stages import (
     compare_all,
     costs_of,
     decide_run,
-    engine_of,
     load_tuned,
     run_baselines,
     run_training,
@@ -30,12 +31,15 @@ from tunesmith.pipeline.stages import (
 from tunesmith.recipe import differences, dump_recipe, load_recipe, recipe_hash
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import EventLog, RunFolder, environment, list_runs, write_json, write_text
+from tunesmith.tasks import restore_task, task_record
+from tunesmith.text.render import Renderer
 from tunesmith.verdict.headline import headline
 from tunesmith.verdict.report import write_report
 from tunesmith.verdict.report_data import ReportData
 from tunesmith.verdict.types import CandidateCost, Verdict
 
 Through = Literal["train", "baselines", "evaluate", "verdict"]
+_TASK = "task.json"
 _ASKED = "recipe.asked.yaml"
 """The recipe as it was given, `auto` and all: what a repeated command is compared with."""
 
@@ -61,7 +65,7 @@ def run(
     """
     folder = _folder_for(recipe, Path(out) if out is not None else None, new, through)
     with folder.lock():
-        if _goal_reached(folder, through):
+        if _goal_reached(folder, recipe, through):
             return load_run(folder)
         with folder.events([listener] if listener is not None else []) as events:
             try:
@@ -89,10 +93,11 @@ def load_model(folder: RunFolder, recipe: Recipe, *, tuned: bool) -> Model:
     """The run's tuned model, or its base asked in the same way."""
     if tuned and not (folder.adapter.is_dir() or folder.model.is_dir()):
         raise RecipeError("this run has no tuned model yet", where=str(folder.path), fix="tunesmith run RECIPE")
-    prepared = prepare(recipe, read_data(recipe))
+    base = load_base(recipe.base)
     if tuned:
-        load_tuned(prepared, folder)
-    return Model(engine_of(prepared), prepared.task, prepared.recipe)
+        load_tuned(base.model, folder)
+    engine = TorchEngine(base.model, Renderer(base.tokenizer, recipe.base.chat_template), base.context)
+    return Model(engine, restore_task(json.loads((folder.path / _TASK).read_text())), recipe)
 
 
 def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: EventLog) -> Result:
@@ -150,8 +155,9 @@ def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -
     if not new:
         wanted = recipe_hash(recipe)
         same = [f for f in list_runs(root) if f.manifest().get("recipe_sha256") == wanted]
-        open_ones = [f for f in same if not _goal_reached(f, through) and not f.running]
-        for folder in open_ones or same[:1]:
+        unfinished = [f for f in same if not _goal_reached(f, recipe, through) and not f.running]
+        finished = [f for f in same if _goal_reached(f, recipe, through)]
+        for folder in unfinished[:1] or finished[:1]:
             return folder
     folder = RunFolder.create(root, _safe(name))
     folder.update_manifest(recipe_sha256=recipe_hash(recipe))
@@ -175,9 +181,15 @@ def _refuse_other_recipe(folder: RunFolder, recipe: Recipe) -> None:
         )
 
 
-def _goal_reached(folder: RunFolder, through: Through) -> bool:
-    reached = folder.manifest().get("reached", {})
-    return bool(reached.get("verdict") or reached.get(through))
+def _goal_reached(folder: RunFolder, recipe: Recipe, through: Through) -> bool:
+    """Whether the run went through this stage, on files that are still what they were."""
+    manifest = folder.manifest()
+    reached = manifest.get("reached", {})
+    if not (reached.get("verdict") or reached.get(through)):
+        return False
+    known = manifest.get("data", {}).get("files_sha256", {})
+    files = {part: getattr(recipe.data, part) for part in known}
+    return all(path and Path(path).is_file() and file_sha256(Path(path)) == known[p] for p, path in files.items())
 
 
 def _safe(name: str) -> str:
@@ -197,6 +209,7 @@ def _record(prepared: Prepared, recipe: Recipe, folder: RunFolder) -> None:
     """Write the resolved recipe and the manifest."""
     reasons = {c.key: c.reason for c in prepared.choices}
     write_text(folder.recipe_file, dump_recipe(prepared.recipe, reasons, omit_auto=True))
+    write_json(folder.path / _TASK, task_record(prepared.task))
     base, rows = prepared.base, prepared.rows
     folder.update_manifest(
         recipe_sha256=recipe_hash(recipe),

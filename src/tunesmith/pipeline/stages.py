@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tunesmith.data.types import Example
 from tunesmith.errors import DataError
 from tunesmith.evaluation.comparison import Comparison, compare, evaluate_candidate
@@ -23,7 +25,9 @@ from tunesmith.evaluation.types import Candidate, Evaluation
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.models.adapter import load_adapter, save_adapter
 from tunesmith.models.forward import LanguageModel
+from tunesmith.models.load import load_full
 from tunesmith.models.lora import Attached, LoraSettings, attach_lora
+from tunesmith.models.writing import system_errors
 from tunesmith.pipeline.prepare import Listener, Prepared, trainable_samples
 from tunesmith.runs import RunFolder, stage_key, staged_folder, write_json, write_text
 from tunesmith.tasks.conversation import asking_conversation
@@ -107,12 +111,15 @@ def run_training(prepared: Prepared, folder: RunFolder, listener: Listener) -> t
         max_new_tokens=recipe.evaluate.max_new_tokens,
     )
     if stage.result is not None:
-        return stage.result, load_tuned(prepared, folder)
+        return stage.result, load_tuned(prepared.base.model, folder)
     attached = None
     if recipe.method.type == "lora":
         attached = attach_lora(prepared.base.model, lora_settings(prepared), recipe.train.seed)
     else:
+        # Updates smaller than half precision can hold would be lost: all weights are trained in at least fp32.
         prepared.base.model.requires_grad_(True)
+        if prepared.base.model.dtype in (torch.bfloat16, torch.float16):
+            prepared.base.model.float()
     samples = trainable_samples(prepared)
     plan = training_plan(prepared, len(samples))
     logs = _TensorBoard(folder.path / "tensorboard") if recipe.train.tensorboard else None
@@ -140,15 +147,13 @@ def run_training(prepared: Prepared, folder: RunFolder, listener: Listener) -> t
     return facts, attached
 
 
-def load_tuned(prepared: Prepared, folder: RunFolder) -> Attached | None:
-    """Turn the freshly loaded base into the run's tuned model."""
-    if prepared.recipe.method.type == "lora":
-        attached = load_adapter(prepared.base.model, folder.path / "adapter")
-        prepared.base.model.eval()
+def load_tuned(model: Any, folder: RunFolder) -> Attached | None:
+    """Turn a freshly loaded base into the run's tuned model, in place."""
+    if folder.adapter.is_dir():
+        attached = load_adapter(model, folder.adapter)
+        model.eval()
         return attached
-    from safetensors.torch import load_model
-
-    load_model(prepared.base.model, folder.path / "model" / "model.safetensors", strict=False)
+    load_full(model, folder.model)
     return None
 
 
@@ -247,7 +252,7 @@ def training_plan(prepared: Prepared, rows: int) -> TrainingPlan:
         epsilon=spec.epsilon,
         max_grad_norm=spec.max_grad_norm,
         micro_batch_tokens=int(spec.micro_batch_tokens),
-        evaluate_every=max(1, steps // spec.evaluations) if evaluating else 0,
+        evaluate_every=-(-steps // spec.evaluations) if evaluating else 0,
         patience=spec.patience,
         select_by=spec.select_by,
         metric=str(recipe.goal.metric),
@@ -385,7 +390,7 @@ def _save_tuned(prepared: Prepared, folder: RunFolder, attached: Attached | None
                 revision=base.revision,
                 conv1d=any(layer.conv1d for layer in attached.layers.values()),
             )
-    with staged_folder(folder.model) as target:
+    with staged_folder(folder.model) as target, system_errors(target):
         base.model.save_pretrained(target)
         base.tokenizer.save_pretrained(target)
     digest = hashlib.sha256()

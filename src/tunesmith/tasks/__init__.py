@@ -3,7 +3,7 @@
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.conversation import asking_conversation, training_conversation
 from tunesmith.tasks.extraction import Extraction
-from tunesmith.tasks.fit import fit_task
+from tunesmith.tasks.fit import fit_task, restore_task, task_record
 from tunesmith.tasks.generation import Generation
 from tunesmith.tasks.metrics import quick_score
 from tunesmith.tasks.types import Metric, Task
@@ -17,5 +17,7 @@ __all__ = [
     "asking_conversation",
     "fit_task",
     "quick_score",
+    "restore_task",
+    "task_record",
     "training_conversation",
 ]

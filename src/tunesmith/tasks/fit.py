@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from tunesmith.data.types import Example
@@ -103,3 +104,20 @@ def _form(spec: TaskSpec, examples: Sequence[Example], values: Sequence[Any]) ->
 def _generation(spec: TaskSpec, examples: Sequence[Example]) -> Generation:
     median = statistics.median(len(words(example.expected)) for example in examples)
     return Generation(median <= SHORT_ANSWER_WORDS, spec.instruction, closing_text(examples))
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """A fitted task as JSON values, so that a run can be asked again without its data."""
+    assert isinstance(task, Classification | Extraction | Generation)
+    return {"name": task.name, **dataclasses.asdict(task)}
+
+
+def restore_task(record: Mapping[str, Any]) -> Task:
+    """The task `task_record` was made from."""
+    kinds: dict[str, Callable[..., Task]] = {
+        "classification": Classification,
+        "extraction": Extraction,
+        "generation": Generation,
+    }
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "name"}
+    return kinds[record["name"]](**fields)

@@ -44,40 +44,30 @@ class Renderer:
         self.stop_ids = self._find_stops()
 
     def segments(self, messages: Sequence[Message], last_only: bool = False) -> list[Segment]:
-        """The rendered conversation, cut where assistant turns begin and end; joined, it is the template's text."""
-        cut: list[Segment] = []
-        done = ""
-        answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
-        for i in answers[-1:] if last_only else answers:
-            before = self._render(messages[:i], start=True)
-            after = self._render(messages[: i + 1], start=False)
-            if not (before.startswith(done) and after.startswith(before)):
-                raise EngineError(
-                    f"the chat template {self.template!r} changes earlier turns when later ones are added",
-                    where=f"message {i + 1}",
-                    fix="set train.loss: last, or choose another base.chat_template",
-                )
-            cut += [Segment(before[len(done) :], None), Segment(after[len(before) :], i)]
-            done = after
-        if not answers or answers[-1] < len(messages) - 1:
-            whole = self._render(messages, start=False)
-            cut.append(Segment(whole[len(done) :], None))
-        return cut
+        """The rendered conversation, cut where assistant turns begin and end; joined, it is the template's text.
+
+        With `last_only`, turns before the last answer may be one segment, where the template rewrites them. Raises
+        `EngineError` for a template that rewrites turns that are to be cut.
+        """
+        last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=None)
+        if last is None:
+            return [Segment(self._render(messages, start=False), None)]
+        cut = self._prompt_segments(messages[:last], strict=not last_only)
+        before = "".join(segment.text for segment in cut)
+        after = self._render(messages[: last + 1], start=False)
+        whole = self._render(messages, start=False)
+        if not (after.startswith(before) and whole.startswith(after)):
+            raise EngineError(
+                f"the chat template {self.template!r} renders an answer in another way than it is asked for",
+                where=f"message {last + 1}",
+                fix="choose another base.chat_template",
+            )
+        cut.append(Segment(after[len(before) :], last))
+        return [*cut, Segment(whole[len(after) :], None)] if whole != after else cut
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a prompt: all turns, then the start of the answer."""
-        text = self._render(messages, start=True)
-        history = [i for i, m in enumerate(messages) if m.role == "assistant"]
-        if not history:
-            return self._tokenise(text)
-        ids: list[int] = []
-        done = 0
-        for segment in self.segments(messages[: history[-1] + 1]):
-            if text[done : done + len(segment.text)] != segment.text:  # the template rewrites history: take it as it is
-                return self._tokenise(text)
-            ids += self._tokenise(segment.text)
-            done += len(segment.text)
-        return ids + self._tokenise(text[done:])
+        return [i for segment in self._prompt_segments(messages, strict=False) for i in self._tokenise(segment.text)]
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The prompt as text, as the model sees it."""
@@ -121,6 +111,31 @@ class Renderer:
         """Whether some learnt token of the sample ends a turn; else the model would not learn to stop."""
         learnt = sample.ids[sample.weights > 0]
         return bool(np.isin(learnt, list(self.stop_ids)).any())
+
+    def _prompt_segments(self, messages: Sequence[Message], *, strict: bool) -> list[Segment]:
+        """A prompt, cut where its answers begin and end: training and asking tokenise the same pieces.
+
+        Where the template changes earlier turns when later ones are added, a `strict` cut raises `EngineError`; else the
+        prompt is one piece.
+        """
+        text = self._render(messages, start=True)
+        cut: list[Segment] = []
+        done = ""
+        for i in (i for i, m in enumerate(messages) if m.role == "assistant"):
+            before = self._render(messages[:i], start=True)
+            after = self._render(messages[: i + 1], start=False)
+            if before.startswith(done) and after.startswith(before) and text.startswith(after):
+                cut += [Segment(before[len(done) :], None), Segment(after[len(before) :], i)]
+                done = after
+            elif strict:
+                raise EngineError(
+                    f"the chat template {self.template!r} changes earlier turns when later ones are added",
+                    where=f"message {i + 1}",
+                    fix="set train.loss: last, or choose another base.chat_template",
+                )
+            else:
+                return [Segment(text, None)]
+        return [*cut, Segment(text[len(done) :], None)]
 
     def _tokenise(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

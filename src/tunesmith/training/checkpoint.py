@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import ResourceError
+from tunesmith.models.writing import save_state, system_errors
 from tunesmith.runs import staged_folder
 
 _LATEST, _BEST = "step-", "best"
@@ -51,7 +52,7 @@ def save_checkpoint(
 
     with _whole(folder / f"{_LATEST}{progress.step:07d}") as target:
         _save_parameters(target, parameters)
-        torch.save(state, target / "optimizer.pt")
+        save_state(target / "optimizer.pt", state)
         (target / "progress.json").write_text(json.dumps(asdict(progress)))
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
@@ -96,7 +97,7 @@ def _steps(folder: Path) -> list[Path]:
 def _whole(target: Path) -> Iterator[Path]:
     """A folder written whole or not at all, with what to do where it cannot be written."""
     try:
-        with staged_folder(target) as staged:
+        with staged_folder(target) as staged, system_errors(target):
             yield staged
     except ResourceError as error:
         raise ResourceError(

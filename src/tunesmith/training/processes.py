@@ -51,7 +51,7 @@ def sum_gradients(parameters: Sequence[torch.nn.Parameter], loss: float, tokens:
     facts = torch.tensor([loss, float(tokens)], dtype=grads[0].dtype, device=grads[0].device)
     flat = torch.cat([*(g.flatten() for g in grads), facts])
     dist.all_reduce(flat)
-    parts = torch.split(flat, [*(g.numel() for g in grads), 2])  # type: ignore[no-untyped-call]
+    parts = torch.split(flat, [*(g.numel() for g in grads), 2])
     for grad, part in zip(grads, parts[:-1], strict=True):
         grad.copy_(part.view_as(grad))
     return float(parts[-1][0]), round(float(parts[-1][1]))

@@ -1,0 +1,58 @@
+"""Tokenizers and chat templates of the kinds bases come with."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from tests.tiny import byte_tokenizer
+
+CHATML = """\
+{%- for m in messages -%}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"""
+
+LLAMA3 = """\
+{{- '<|begin|>' -}}
+{%- for m in messages -%}
+{{- '<|head|>' + m.role + '<|tail|>\n\n' + m.content | trim + '<|eot|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|head|>assistant<|tail|>\n\n' -}}{%- endif -%}"""
+
+THINKING = """\
+{%- for m in messages -%}
+{%- if m.role == 'assistant' and loop.last -%}
+{{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' + m.content + '<|im_end|>\n' -}}
+{%- else -%}
+{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"""
+"""Writes a block into the last answer only, and so rewrites earlier turns when later ones are added."""
+
+ALTERNATING = """\
+{%- if messages[0].role == 'system' -%}{{- raise_exception('System role not supported') -}}{%- endif -%}
+{%- for m in messages -%}{{- '<|head|>' + m.role + '\n' + m.content + '<|eot|>' -}}{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|head|>assistant\n' -}}{%- endif -%}"""
+
+_SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin|>", "<|head|>", "<|tail|>", "<|eot|>"]
+
+
+def with_special(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """One token per byte, and the special tokens of the templates above."""
+    tokenizer = byte_tokenizer(chat_template)
+    tokenizer.add_special_tokens({"additional_special_tokens": _SPECIAL})
+    return tokenizer
+
+
+def merging(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """A BPE whose merges run across line ends and words: text cut elsewhere gives other tokens."""
+    text = ["### User\na b\n\n### Assistant\na b\n\n", "a\n\na\n\n  b\n\n b a", "Assistant\n\n a", "Assistant\na b a b"] * 4
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", additional_special_tokens=_SPECIAL)
+    if chat_template is not None:
+        fast.chat_template = chat_template
+    return fast
