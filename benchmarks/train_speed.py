@@ -43,7 +43,11 @@ PARITY = 1e-3
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-shaped model with tied embeddings; `steps` and `sweep_steps` are what two cores do in a few minutes."""
+    """A Llama-shaped model with tied embeddings, and how much of it two cores measure in a few minutes.
+
+    `rows`: rows per optimiser step; `steps` of a round and `sweep_steps` of a setting's single run; `wide`: every
+    setting of the peer is run, not only those that can win.
+    """
 
     name: str
     vocabulary: int
@@ -52,13 +56,16 @@ class Shape:
     heads: int
     kv_heads: int
     intermediate: int
+    rows: tuple[int, ...]
     steps: int
     sweep_steps: int
+    wide: bool
 
 
 SHAPES = {
-    "8M": Shape("8M", 8_192, 256, 8, 8, 4, 704, steps=18, sweep_steps=9),
-    "135M": Shape("135M", 49_152, 576, 30, 9, 3, 1_536, steps=6, sweep_steps=5),  # SmolLM2-135M's shape
+    "8M": Shape("8M", 8_192, 256, 8, 8, 4, 704, rows=(8, 16), steps=18, sweep_steps=9, wide=True),
+    # SmolLM2-135M's shape
+    "135M": Shape("135M", 49_152, 576, 30, 9, 3, 1_536, rows=(8,), steps=6, sweep_steps=5, wide=False),
 }
 
 
@@ -66,32 +73,36 @@ SHAPES = {
 class Setting:
     """How one side is run. `micro_batch`: rows computed at once (0: the trainer's own decision).
 
-    `exact` is False where the rows or their order differ, so that such a row informs but is never the headline.
+    Only a `candidate` can be the peer of the headline; the others inform. `grouped`: rows in another order (by length).
+    `allocator`: with the memory settings our engine makes, to see what they alone bring.
     """
 
     trainer: str
     name: str
     micro_batch: int = 0
+    candidate: bool = False
     checkpointing: bool = False
     grouped: bool = False
     allocator: bool = False
-    exact: bool = True
 
 
 OURS = Setting("tunesmith", "defaults")
 
 
-def peer_settings(rows: int) -> list[Setting]:
-    """What SFTTrainer can do exactly on a CPU, and what is worth knowing beside it."""
-    sizes = [size for size in (1, 2, 4, 8, 16) if size <= rows]
-    exact = [Setting("trl", f"{size} x {rows // size}", size) for size in sizes]
-    return [
-        *exact,
-        Setting("trl", f"{rows} x 1, checkpointing", rows, checkpointing=True),
-        Setting("trl", f"{rows} x 1, grouped by length", rows, grouped=True, exact=False),
-        Setting("transformers", f"1 x {rows}", 1, exact=False),
-        Setting("transformers", f"{rows} x 1", rows, exact=False),
-    ]
+def peer_settings(rows: int, wide: bool) -> list[Setting]:
+    """What SFTTrainer can do on a CPU without changing the result, and what is worth knowing beside it.
+
+    Its head and loss are the same for every `loss_type` that is exact; packing needs flash attention to be exact.
+    """
+    sizes = [size for size in (1, 2, 4, 8, 16) if size <= rows and (wide or size in (1, 2, rows))]
+    settings = [Setting("trl", f"{size} x {rows // size}", size, candidate=True) for size in sizes]
+    settings.append(Setting("trl", f"{rows} x 1, checkpointing", rows, candidate=True, checkpointing=True))
+    settings.append(Setting("transformers", f"1 x {rows}", 1))
+    if wide:
+        settings.append(Setting("transformers", f"{rows} x 1", rows))
+        settings.append(Setting("trl", f"{rows} x 1, grouped by length", rows, grouped=True))
+        settings.append(Setting("trl", f"1 x {rows}, our allocator", 1, allocator=True))
+    return settings
 
 
 @dataclass(frozen=True)
@@ -191,20 +202,25 @@ class Recorder:
 
 def measure(job: Job) -> dict[str, Any]:
     """Load, train, and tell. Runs in the child."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
+    # What a side imports belongs to its loaded state, so it is imported first.
     if job.setting.trainer == "tunesmith":
-        import tunesmith.training.loop  # noqa: F401  (what a side imports belongs to its loaded state)
+        import tunesmith.training.loop  # noqa: F401
+        from tunesmith.models.load import load_base
+        from tunesmith.recipe.schema import Base
+
+        model = load_base(Base(model=job.model)).model
     else:
         import datasets  # noqa: F401
         import peft  # noqa: F401
+        import torch
         import trl  # noqa: F401
-    if job.setting.allocator:
-        from tunesmith.training.resources import keep_freed_memory
+        from transformers import AutoModelForCausalLM
 
-        keep_freed_memory()
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+        if job.setting.allocator:
+            from tunesmith.training.resources import keep_freed_memory
+
+            keep_freed_memory()
+        model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
     rows = make_rows(job.rows * job.steps, model.config.vocab_size, job.seed)
     loaded = _memory("VmRSS")
     train = train_tunesmith if job.setting.trainer == "tunesmith" else train_peer
@@ -395,14 +411,14 @@ def run_job(job: Job, threads: int, wait_policy: str) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{job.setting.trainer} {job.setting.name} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    rate = speed(result, WARMUP)
+    rate = speed(result)
     print(f"  {job.setting.trainer:12} {job.setting.name:28} {rate:8.0f} tokens/s", file=sys.stderr, flush=True)
     return result
 
 
-def speed(result: Mapping[str, Any], warmup: int) -> float:
+def speed(result: Mapping[str, Any]) -> float:
     """Non-padding tokens per second after the warm-up, from step end to step end: loading and logging included."""
-    return float(sum(result["tokens"][warmup:]) / (result["ends"][-1] - result["ends"][warmup - 1]))
+    return float(sum(result["tokens"][WARMUP:]) / (result["ends"][-1] - result["ends"][WARMUP - 1]))
 
 
 def difference(one: Sequence[float], other: Sequence[float]) -> float:
@@ -412,7 +428,7 @@ def difference(one: Sequence[float], other: Sequence[float]) -> float:
 
 def summary(results: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One side's line of a table, from its rounds and ours."""
-    rates = [speed(r, WARMUP) for r in results]
+    rates = [speed(r) for r in results]
     steps = [1000 * b for r in results for b in np.diff(r["ends"])[WARMUP - 1 :]]
     setting = results[0]["setting"]
     line = {
@@ -445,12 +461,13 @@ def compare(
             return run_job(Job(setting, str(model), method, rows, count, rate), threads, wait_policy)
 
         sweep_steps = min(steps or shape.sweep_steps, shape.sweep_steps)
-        peers = [Setting("trl", f"{rows} x 1", rows)] if quick else peer_settings(rows)
-        print(f"{shape.name}, {rows} rows per step, {method}: every setting once", file=sys.stderr)
-        ours = run(OURS, sweep_steps)
-        swept = {setting: run(setting, sweep_steps) for setting in peers}
-        exact = [s for s in peers if s.trainer == "trl" and s.exact]
-        best = max(exact, key=lambda s: speed(swept[s], WARMUP))
+        best, sweep = Setting("trl", f"{rows} x 1", rows, candidate=True), []
+        if not quick:
+            print(f"{shape.name}, {rows} rows per step, {method}: every setting once", file=sys.stderr)
+            settings = [OURS, *peer_settings(rows, shape.wide)]
+            sweep = [run(setting, sweep_steps) for setting in settings]
+            rates = {setting: speed(result) for setting, result in zip(settings, sweep, strict=True)}
+            best = max((s for s in settings if s.candidate), key=lambda s: rates[s])
         print(f"{shape.name}, {rows} rows per step, {method}: {rounds} rounds against {best.name}", file=sys.stderr)
         both = [(run(OURS, steps or shape.steps), run(best, steps or shape.steps)) for _ in range(rounds)]
     lines = [summary([o for o, _ in both], [o for o, _ in both]), summary([p for _, p in both], [o for o, _ in both])]
@@ -471,11 +488,12 @@ def compare(
             "speed_ratio": lines[0]["tokens_per_second"][0] / lines[1]["tokens_per_second"][0],
             "peak_ratio": lines[0]["peak_bytes"] / lines[1]["peak_bytes"],
             "above_loaded_ratio": lines[0]["above_loaded_bytes"] / lines[1]["above_loaded_bytes"],
-            "same_work": max(lines[1]["loss_difference"], lines[1]["grad_norm_difference"]) <= PARITY,
+            "same_work": max(lines[1]["loss_difference"], lines[1]["grad_norm_difference"]) <= PARITY
+            and all(changed == there for changed, there in (line["tensors_changed"] for line in lines)),
         },
         "lines": lines,
-        "sweep": [summary([r], [ours]) for r in (ours, *swept.values())],
-        "raw": {"rounds": both, "sweep": [ours, *swept.values()]},
+        "sweep": [summary([r], sweep[:1]) for r in sweep],
+        "raw": {"rounds": both, "sweep": sweep},
     }
 
 
@@ -527,10 +545,7 @@ def table(report: Mapping[str, Any]) -> str:
             "",
             *_lines(one["lines"]),
             "",
-            f"Every setting once, {one['sweep_steps']} steps:",
-            "",
-            *_lines(one["sweep"]),
-            "",
+            *([f"Every setting once, {one['sweep_steps']} steps:", "", *_lines(one["sweep"]), ""] if one["sweep"] else []),
         ]
     return "\n".join(lines)
 
@@ -566,7 +581,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="8M,135M", help="comma-separated: " + ", ".join(SHAPES))
-    parser.add_argument("--rows", default="8,16", help="rows per optimiser step, comma-separated")
+    parser.add_argument("--rows", type=int, nargs="*", help="rows per optimiser step (default: by shape)")
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--steps", type=int, help="optimiser steps of each measurement (default: by shape)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -578,10 +593,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.quick:
-        options.shapes, options.rows, options.steps, options.rounds = "8M", "8", 5, 1
+        options.shapes, options.rows, options.steps, options.rounds = "8M", [8], 5, 1
     unknown = set(options.shapes.split(",")) - set(SHAPES)
     if unknown:
         parser.error(f"no shape {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
+    if any(rows < 1 or rows % size for rows in options.rows or () for size in (1, 2, 4) if size <= rows):
+        parser.error("--rows must be 1, 2, or a multiple of 4: the peer divides them into equal micro-batches")
     if options.steps is not None and options.steps <= WARMUP:
         parser.error(f"--steps must be more than the {WARMUP} of the warm-up")
     if not options.quick:
@@ -601,7 +618,7 @@ def main() -> None:
     began = time.perf_counter()
     report: dict[str, Any] = {"environment": environment(options.threads, options.wait_policy), "comparisons": []}
     for name in options.shapes.split(","):
-        for rows in map(int, options.rows.split(",")):
+        for rows in options.rows or SHAPES[name].rows:
             settings = (options.method, options.steps, options.rounds, options.threads, options.wait_policy)
             report["comparisons"].append(compare(SHAPES[name], rows, *settings, quick=options.quick))
     report["minutes"] = round((time.perf_counter() - began) / 60, 1)

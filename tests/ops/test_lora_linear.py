@@ -65,7 +65,7 @@ def test_half_precision_keeps_the_update_that_a_merged_weight_would_round_away()
     a.requires_grad_()
     y = lora_linear(x, weight, None, a, b, 8.0)  # a sum of 258 is
     torch.testing.assert_close(y, lora_reference(x, weight, None, a, b, 8.0), rtol=0, atol=0)
-    assert y.dtype == torch.bfloat16 and float(y[0]) == 258.0
+    assert y.dtype == torch.bfloat16 and y[0].item() == 258.0
     y.sum().backward()
     assert a.grad is not None and a.grad.dtype == torch.float32
 

@@ -64,20 +64,27 @@ class Model:
         return render_prompt(shape.prompt, question)
 
     def _bare(self, text: str) -> str:
-        """The label where the answer is one; a template's closing text is taken off."""
+        """The label of a classification; else the text without the closing text of a template."""
         parsed = self.task.parse(text)
-        return parsed if isinstance(parsed, str) else text
+        if self.task.name == "classification" and isinstance(parsed, str):
+            return parsed
+        closing = str(getattr(self.task, "closing", "")).strip()
+        return text.strip().removesuffix(closing).rstrip()
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run, as far as it went."""
+    """One run, as far as it went.
+
+    `candidates` holds by name what else is known of each: the k really used, latencies, notes.
+    """
 
     folder: RunFolder
     recipe: Recipe
     comparison: Comparison | None
     training: Mapping[str, Any] | None
     verdict: Verdict | None
+    candidates: Mapping[str, Mapping[str, Any]]
 
     @property
     def report(self) -> Path | None:
@@ -120,6 +127,7 @@ class Result:
             "run": str(self.folder.path),
             "verdict": verdict,
             "comparison": self.comparison_rows,
+            "candidates": {name: dict(facts) for name, facts in self.candidates.items()},
             "training": training,
             "report": str(self.report) if self.report else None,
         }

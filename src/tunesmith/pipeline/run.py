@@ -65,6 +65,7 @@ def run(
     """
     folder = _folder_for(recipe, Path(out) if out is not None else None, new, through)
     with folder.lock():
+        _remember(folder, recipe, check=out is not None)
         if _goal_reached(folder, recipe, through):
             return load_run(folder)
         with folder.events([listener] if listener is not None else []) as events:
@@ -86,7 +87,8 @@ def load_run(folder: RunFolder) -> Result:
         facts.pop("history", None)
     kept = folder.path / "verdict.json"
     verdict = Verdict(**_tuples(json.loads(kept.read_text()))) if kept.is_file() else None
-    return Result(folder, recipe, _load_comparison(folder), facts, verdict)
+    comparison, candidates = _load_comparison(folder)
+    return Result(folder, recipe, comparison, facts, verdict, candidates)
 
 
 def load_model(folder: RunFolder, recipe: Recipe, *, tuned: bool) -> Model:
@@ -130,7 +132,7 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
             evaluations.append(run_tuned(prepared, folder, tell))
     comparison = compare_all(prepared, evaluations) if evaluations else None
     if comparison is not None:
-        _save_comparison(folder, comparison)
+        _save_comparison(folder, comparison, evaluations)
     if through == "verdict" and comparison is not None and training is not None:
         with _stage(events, "verdict", "deciding"):
             costs = costs_of(prepared, evaluations, training)
@@ -139,7 +141,7 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
             _report(prepared, folder, evaluations, comparison, costs, training, verdict)
     folder.set_status("finished", verdict=headline(verdict) if verdict is not None else f"through {through}")
     folder.update_manifest(reached={through: True})
-    return Result(folder, prepared.recipe, comparison, training, verdict)
+    return Result(folder, prepared.recipe, comparison, training, verdict, _facts(evaluations))
 
 
 def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -> RunFolder:
@@ -147,10 +149,7 @@ def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -
     if out is not None:
         if new and out.exists():
             raise RecipeError("--new with a folder that exists", where=str(out), fix="choose another folder")
-        folder = RunFolder.create_at(out)
-        _refuse_other_recipe(folder, recipe)
-        write_text(folder.path / _ASKED, dump_recipe(recipe))
-        return folder
+        return RunFolder.create_at(out)
     root, name = Path(recipe.output.dir), recipe.name or Path(recipe.data.train).stem.replace(" ", "-")
     if not new:
         wanted = recipe_hash(recipe)
@@ -159,18 +158,17 @@ def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -
         finished = [f for f in same if _goal_reached(f, recipe, through)]
         for folder in unfinished[:1] or finished[:1]:
             return folder
-    folder = RunFolder.create(root, _safe(name))
-    folder.update_manifest(recipe_sha256=recipe_hash(recipe))
-    write_text(folder.path / _ASKED, dump_recipe(recipe))
-    return folder
+    return RunFolder.create(root, _safe(name))
 
 
-def _refuse_other_recipe(folder: RunFolder, recipe: Recipe) -> None:
+def _remember(folder: RunFolder, recipe: Recipe, check: bool) -> None:
+    """Keep the recipe as it was given; `check` refuses a folder that holds a run of another one."""
     asked = folder.path / _ASKED
     if not asked.is_file():
         folder.update_manifest(recipe_sha256=recipe_hash(recipe))
+        write_text(asked, dump_recipe(recipe))
         return
-    changed = differences(load_recipe(asked), recipe)
+    changed = differences(load_recipe(asked), recipe) if check else []
     if changed:
         key, before, now = changed[0]
         raise RecipeError(
@@ -271,27 +269,37 @@ def _report(
     )
 
 
-def _save_comparison(folder: RunFolder, comparison: Comparison) -> None:
+def _facts(evaluations: Sequence[Evaluation]) -> dict[str, Mapping[str, Any]]:
+    """What is worth showing of each candidate beside its metrics."""
+    return {
+        e.candidate: {"latency_p50": e.latency_p50, "latency_p95": e.latency_p95, "seconds": e.seconds, **e.notes}
+        for e in evaluations
+    }
+
+
+def _save_comparison(folder: RunFolder, comparison: Comparison, evaluations: Sequence[Evaluation]) -> None:
     write_json(
         folder.path / "comparison.json",
         {
             "metric": comparison.metric,
             "values": [_plain(v) for v in comparison.values],
             "differences": [_plain(d) for d in comparison.differences],
+            "candidates": _facts(evaluations),
         },
     )
 
 
-def _load_comparison(folder: RunFolder) -> Comparison | None:
+def _load_comparison(folder: RunFolder) -> tuple[Comparison | None, dict[str, Any]]:
     path = folder.path / "comparison.json"
     if not path.is_file():
-        return None
+        return None, {}
     kept = json.loads(path.read_text())
-    return Comparison(
+    comparison = Comparison(
         kept["metric"],
         tuple(MetricValue(**v) for v in kept["values"]),
         tuple(PairedDifference(**d) for d in kept["differences"]),
     )
+    return comparison, kept["candidates"]
 
 
 def _plain(value: Any) -> dict[str, Any]:

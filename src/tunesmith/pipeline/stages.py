@@ -39,6 +39,7 @@ from tunesmith.verdict.decision import decide
 from tunesmith.verdict.types import CandidateCost, Verdict
 
 TUNED = "tuned"
+_PROGRESS_SECONDS = 0.5
 
 
 class Stage:
@@ -239,7 +240,7 @@ def training_plan(prepared: Prepared, rows: int) -> TrainingPlan:
         raise DataError("no training row fits the context", where="train.max_length", fix="see the findings")
     batch = int(spec.batch_size)
     steps = spec.max_steps or steps_of(rows, batch, float(spec.epochs))
-    evaluating = spec.evaluations and (prepared.validation or spec.eval_rows)
+    evaluating = spec.evaluations and prepared.rows.splits.validation
     return TrainingPlan(
         steps=steps,
         batch_size=batch,
@@ -294,7 +295,7 @@ def _with_chosen_k(
 ) -> PromptCandidate:
     """The candidate with its k chosen on validation rows; the choice is kept in the run."""
     spec, metric = prepared.recipe.evaluate, str(prepared.recipe.goal.metric)
-    stage = Stage(folder, f"{name}_k", [], **data_key(prepared), evaluate=spec.model_dump(), ks=list(ks), metric=metric)
+    stage = Stage(folder, f"{name}_k", [], **data_key(prepared), **_asking(prepared), ks=list(ks), metric=metric)
     if stage.result is None:
         choice = choose_k(
             make,
@@ -319,7 +320,7 @@ def _evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, liste
         f"evaluate_{candidate.name}",
         [f"evaluation/{candidate.name}.*"],
         **data_key(prepared),
-        evaluate=spec.model_dump(),
+        **_asking(prepared),
         adapter=adapter,
         k=candidate.notes.get("k"),
     )
@@ -339,10 +340,26 @@ def _evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, liste
     return evaluation
 
 
+def _asking(prepared: Prepared) -> dict[str, Any]:
+    """Settings that change answers; those that only change intervals do not ask a model again."""
+    spec = prepared.recipe.evaluate
+    return {
+        "max_new_tokens": spec.max_new_tokens,
+        "batch_size": spec.batch_size,
+        "selection_rows": spec.selection_rows,
+        "seed": prepared.recipe.train.seed,
+    }
+
+
 def _progress(listener: Listener, stage: str, label: str) -> Callable[[int, int], None]:
     began = time.monotonic()
+    told = 0.0
 
     def tell(done: int, total: int) -> None:
+        nonlocal told
+        if done < total and time.monotonic() - told < _PROGRESS_SECONDS:
+            return
+        told = time.monotonic()
         listener(
             {
                 "kind": "progress",

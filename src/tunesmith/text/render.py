@@ -104,8 +104,22 @@ class Renderer:
         return text
 
     def token_texts(self, ids: Sequence[int]) -> list[str]:
-        """One readable piece per token; special tokens by their name."""
-        return [self.tokenizer.decode([int(i)], clean_up_tokenization_spaces=False) for i in ids]
+        """One readable piece per token; special tokens by their name.
+
+        Where several tokens make one character, it is shown at the last of them and the others are empty.
+        """
+        pieces: list[str] = []
+        pending: list[int] = []
+        for i in ids:
+            pending.append(int(i))
+            text = self.tokenizer.decode(pending, clean_up_tokenization_spaces=False)
+            whole = not text.endswith("\N{REPLACEMENT CHARACTER}") or len(pending) == 4
+            pieces.append(text if whole else "")
+            if whole:
+                pending = []
+        if pending:
+            pieces[-1] = self.tokenizer.decode(pending, clean_up_tokenization_spaces=False)
+        return pieces
 
     def ends_turn(self, sample: Sample) -> bool:
         """Whether some learnt token of the sample ends a turn; else the model would not learn to stop."""

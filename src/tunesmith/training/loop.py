@@ -76,7 +76,7 @@ def train(
 
     Raises `DataError` where nothing is supervised, `DivergenceError` on a non-finite loss or gradient.
     """
-    if not any(s.supervised for s in samples[:10_000]):
+    if not any(s.supervised for s in samples):
         raise DataError("no row has anything to learn", fix="check the columns and the loss setting")
     keep_freed_memory()
     model.verify()
@@ -263,7 +263,7 @@ def _evaluate(
         if processes.first():
             checkpoint.save_best(folder, parameters)
         processes.wait()
-    else:
+    elif not math.isnan(value):  # nothing measured is nothing to lose patience with
         progress.stale += 1
     progress.stopped_early = bool(plan.patience) and progress.stale >= plan.patience
     known_loss = None if math.isnan(loss) else loss

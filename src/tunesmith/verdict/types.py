@@ -39,3 +39,9 @@ class Verdict:
     break_even_requests: int | None = None
     caveats: tuple[str, ...] = ()
     assumptions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The verdict in a line."""
+        from tunesmith.verdict.headline import headline
+
+        return headline(self)

@@ -1,0 +1,149 @@
+"""Checkpoints: whole or not at all, restored to the bit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tunesmith.errors import ResourceError
+from tunesmith.runs import atomic
+from tunesmith.training import checkpoint
+from tunesmith.training.checkpoint import Progress, load_best, load_latest, save_best, save_checkpoint
+
+Trained = tuple[dict[str, nn.Parameter], torch.optim.AdamW]
+
+
+def trained(steps: int = 3, size: int = 4) -> Trained:
+    """Some parameters after some steps of AdamW."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = {
+        "matrix": nn.Parameter(torch.randn(size, 3, generator=generator)),
+        "vector": nn.Parameter(torch.randn(size, generator=generator)),
+    }
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.1)
+    for _ in range(steps):
+        for p in parameters.values():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    return parameters, optimizer
+
+
+def save(folder: Path, step: int, state: Trained, keep: int = 2) -> None:
+    save_checkpoint(folder, Progress(step=step), *state, keep=keep)
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Files of this process end at `limit` bytes: what writing beyond it raises is the operating system's own error."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_everything_comes_back(tmp_path):
+    parameters, optimizer = trained()
+    torch.manual_seed(5)
+    progress = Progress(
+        step=7, tokens=100, supervised=40, seconds=1.5, best_step=4, best_value=0.25, best_loss=float("nan"), stale=2,
+        history=[{"kind": "validation", "step": 4, "metrics": {"accuracy": 0.25}}],
+    )  # fmt: skip
+    save_checkpoint(tmp_path, progress, parameters, optimizer, keep=2)
+    drawn = torch.rand(3)
+    others, fresh = trained(steps=1)
+    found = load_latest(tmp_path, others, fresh)
+    assert found is not None and repr(found) == repr(progress)
+    assert torch.equal(torch.rand(3), drawn)
+    assert all(torch.equal(others[name], parameters[name]) for name in parameters)
+    for a, b in zip(optimizer.state.values(), fresh.state.values(), strict=True):
+        assert all(torch.equal(a[k], b[k]) for k in ("step", "exp_avg", "exp_avg_sq"))
+    for p in (*parameters.values(), *others.values()):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    fresh.step()
+    assert all(torch.equal(others[name], parameters[name]) for name in parameters)
+
+
+def test_the_newest_are_kept_and_the_latest_taken(tmp_path):
+    state = trained()
+    for step in (1, 2, 10, 9_999_999):
+        save(tmp_path, step, state)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000010", "step-9999999"]
+    found = load_latest(tmp_path, *state)
+    assert found is not None and found.step == 9_999_999
+
+
+def test_best_weights_stand_beside_the_checkpoints(tmp_path):
+    parameters, optimizer = trained()
+    assert not load_best(tmp_path, parameters)
+    assert load_latest(tmp_path, parameters, optimizer) is None
+    before = parameters["matrix"].detach().clone()
+    save_best(tmp_path, parameters)
+    with torch.no_grad():
+        parameters["matrix"].zero_()
+    save_best_again = parameters["matrix"].detach().clone()
+    assert load_best(tmp_path, parameters) and torch.equal(parameters["matrix"], before)
+    with torch.no_grad():
+        parameters["matrix"].zero_()
+    save_best(tmp_path, parameters)
+    assert load_best(tmp_path, parameters) and torch.equal(parameters["matrix"], save_best_again)
+    assert load_latest(tmp_path, parameters, optimizer) is None  # best is not a place to go on from
+
+
+@pytest.mark.parametrize("limit", [100, 40_000])
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, limit):
+    """At 100 bytes the weights do not fit, at 40,000 the optimiser's state does not."""
+    state = trained(size=2_000)
+    save(tmp_path, 5, state)
+    with full_disk(limit), pytest.raises(ResourceError) as caught:
+        save(tmp_path, 6, state)
+    assert "too large" in caught.value.what and "goes on from the last checkpoint" in str(caught.value.fix)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000005"]
+    found = load_latest(tmp_path, *state)
+    assert found is not None and found.step == 5
+
+
+@pytest.mark.parametrize("refused", ["fsync", "rename"])
+def test_no_space_when_the_folder_is_finished(tmp_path, monkeypatch, refused):
+    state = trained()
+    save(tmp_path, 5, state)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*{"fsync": (atomic.os, "fsync"), "rename": (Path, "rename")}[refused], full)
+    with pytest.raises(ResourceError, match="no space left on device"):
+        save(tmp_path, 6, state)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000005"]
+    save(tmp_path, 6, state)
+    assert [p.name for p in checkpoint._steps(tmp_path)] == ["step-0000005", "step-0000006"]
+
+
+def test_half_a_checkpoint_of_a_killed_process_is_not_taken(tmp_path):
+    state = trained()
+    save(tmp_path, 5, state)
+    (tmp_path / ".step-0000006.ab12cd34.tmp").mkdir()
+    (tmp_path / "step-0000007").write_text("not a folder")
+    found = load_latest(tmp_path, *state)
+    assert found is not None and found.step == 5
+
+
+def test_an_error_of_ours_stays_what_it_is(tmp_path):
+    parameters, optimizer = trained()
+    with pytest.raises(TypeError):
+        save_checkpoint(tmp_path, Progress(history=[{"a": object()}]), parameters, optimizer, keep=1)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,359 @@
+"""The training loop: what it learns, when it stops, and that an interruption changes no bit."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import build, ragged_samples
+from tunesmith.errors import DataError, ResourceError
+from tunesmith.models.forward import LanguageModel
+from tunesmith.models.lora import LoraSettings, attach_lora, trainable_parameters
+from tunesmith.text.types import Sample
+from tunesmith.training import checkpoint, loop
+from tunesmith.training.loop import (
+    DivergenceError,
+    TrainingResult,
+    accumulate_gradients,
+    make_optimizer,
+    step_weight,
+    train,
+    validation_loss,
+)
+from tunesmith.training.plan import TrainingPlan
+
+PLAN = TrainingPlan(
+    steps=9, batch_size=3, learning_rate=5e-3, seed=4, warmup_steps=2, weight_decay=0.01, micro_batch_tokens=40,
+    evaluate_every=3,
+)  # fmt: skip
+ROWS = ragged_samples((9, 3, 7, 12, 12, 20, 5, 9, 14, 6, 2), seed=1)
+VALIDATION = ragged_samples((8, 5, 11, 6), seed=2)
+
+
+class Stopped(Exception):
+    """What a test interrupts a training with."""
+
+
+def tunable(dropout: float = 0.0, method: str = "lora") -> LanguageModel:
+    model = build("llama")
+    if method == "lora":
+        attach_lora(model, LoraSettings(4, 8, dropout=dropout), seed=0)
+    return LanguageModel(model)
+
+
+def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainable_parameters(model.model).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def facts(result: TrainingResult) -> dict[str, Any]:
+    """What does not depend on clocks and memory."""
+    timed = {"tokens_per_second", "seconds", "memory_bytes"}
+    history = [{k: v for k, v in event.items() if k not in timed} for event in result.history]
+    validations = [event for event in history if event["kind"] == "validation"]
+    return {
+        "steps": result.steps, "tokens": result.tokens, "supervised": result.supervised_tokens,
+        "best": (result.best_step, result.best_value), "stopped": result.stopped_early, "validations": validations,
+    }  # fmt: skip
+
+
+def test_it_learns_and_tells(tmp_path):
+    events: list[dict[str, Any]] = []
+    model = tunable()
+    before = validation_loss(model, ROWS, 40)
+    result = train(model, ROWS, replace(PLAN, steps=40, evaluate_every=10), tmp_path, listener=events.append)
+    assert validation_loss(model, ROWS, 40) < 0.8 * before
+    assert [e["kind"] for e in events[:2]] == ["train_started", "train_step"]
+    assert events[0] | {"steps": 40, "rows": 11, "resumed_at": 0} == events[0]
+    assert events[0]["trainable"] == sum(w.numel() for w in weights(model).values()) < events[0]["parameters"]
+    steps = [e for e in events if e["kind"] == "train_step"]
+    assert steps[-1]["step"] == 40 and steps[-1]["epoch"] == 10.0
+    assert all(np.isfinite(e["loss"]) and e["grad_norm"] > 0 and e["tokens_per_second"] > 0 for e in steps)
+    assert list(result.history) == events[1:]
+    assert not model.model.training
+    assert result.seconds > 0 and result.peak_memory_bytes > 1_000_000
+
+
+def test_tokens_are_counted_with_every_repetition(tmp_path):
+    result = train(tunable(), ROWS, replace(PLAN, steps=8, evaluate_every=0), tmp_path)  # two epochs of four steps
+    assert result.tokens == 2 * sum(len(s.ids) for s in ROWS if s.supervised)
+    assert result.supervised_tokens == 2 * sum(s.supervised for s in ROWS)
+
+
+def test_the_schedule_is_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_LOG_SECONDS", 0.0)
+    result = train(tunable(), ROWS, PLAN, tmp_path)
+    rates = [e["learning_rate"] for e in result.history if e["kind"] == "train_step"]
+    assert rates == [PLAN.learning_rate_at(step) for step in range(9)]
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    model, limited = tunable(method="full"), tunable(method="full")
+    plan = replace(PLAN, steps=1, evaluate_every=0, warmup_steps=0)
+    norms = []
+    for m, limit in ((model, 0.0), (limited, 1e-3)):
+        result = train(m, ROWS, replace(plan, max_grad_norm=limit), tmp_path / str(limit))
+        norms.append(result.history[0]["grad_norm"])
+    assert norms[0] == norms[1] > 1e-3  # told before clipping
+    optimizer = make_optimizer(trainable_parameters(model.model), plan)
+    accumulate_gradients(limited, ROWS, plan)
+    parameters = list(trainable_parameters(limited.model).values())
+    torch.nn.utils.clip_grad_norm_(parameters, 1e-3)
+    assert float(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm()) == pytest.approx(1e-3, rel=1e-3)
+    assert optimizer.defaults["fused"]
+
+
+def test_weight_decay_is_for_matrices_only():
+    parameters = trainable_parameters(tunable(method="full").model)
+    groups = make_optimizer(parameters, replace(PLAN, weight_decay=0.3)).param_groups
+    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in groups] == [(0.3, {2}), (0.0, {1})]
+    assert sum(len(g["params"]) for g in groups) == len(parameters)
+    lora = make_optimizer(trainable_parameters(tunable().model), PLAN)
+    assert len(lora.param_groups) == 1 and lora.param_groups[0]["weight_decay"] == PLAN.weight_decay
+
+
+def test_accumulation_is_weighted_by_token():
+    """Two rows of very unequal weight: the mean is over tokens, not over rows or micro-batches."""
+    rows = [Sample(np.arange(3, 23), np.r_[0, np.ones(19)].astype(np.float32), "long"),
+            Sample(np.arange(30, 35), np.r_[np.zeros(4), 1].astype(np.float32), "short")]  # fmt: skip
+    model = tunable(method="full")
+    with torch.no_grad(), model.packed():
+        from tunesmith.training.batching import collate
+
+        sums = [model.loss_sum(b.ids, b.packing, b.weights).item() for b in (collate([r]) for r in rows)]
+    loss, tokens = accumulate_gradients(model, rows, replace(PLAN, micro_batch_tokens=1))
+    assert loss == pytest.approx(sum(sums) / 20, rel=1e-5) and tokens == 25
+    assert step_weight(rows) == 20.0
+    assert loss != pytest.approx((sums[0] / 19 + sums[1]) / 2, rel=1e-3)
+    assert validation_loss(model, rows, 1) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 25, 10_000])
+def test_the_budget_changes_memory_and_not_the_training(tmp_path, budget):
+    reference, model = tunable(), tunable()
+    train(reference, ROWS, replace(PLAN, evaluate_every=0), tmp_path / "a")
+    train(model, ROWS, replace(PLAN, evaluate_every=0, micro_batch_tokens=budget), tmp_path / "b")
+    for name, w in weights(reference).items():
+        torch.testing.assert_close(weights(model)[name], w, rtol=1e-3, atol=1e-4)
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not(tmp_path):
+    models = [tunable(), tunable(), tunable()]
+    for i, (model, seed) in enumerate(zip(models, (4, 4, 5), strict=True)):
+        train(model, ROWS, replace(PLAN, seed=seed), tmp_path / str(i))
+    assert same(weights(models[0]), weights(models[1]))
+    assert not same(weights(models[0]), weights(models[2]))
+
+
+def interrupting(at: int) -> Any:
+    """A listener that interrupts as soon as it hears of a step."""
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "train_step" and event["step"] == at:
+            raise Stopped
+
+    return listen
+
+
+def scores() -> Iterator[float]:
+    yield from (0.2, 0.5, 0.5, 0.4, 0.1, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("stops", [(1,), (4,), (5, 8), (3, 4, 7, 9)])
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch, stops, dropout):
+    monkeypatch.setattr(loop, "_LOG_SECONDS", 0.0)
+    plan = replace(PLAN, checkpoint_seconds=0.0 if len(stops) == 2 else 60.0)
+    whole = tunable(dropout)
+    expected = train(whole, ROWS, plan, tmp_path / "whole", validation=VALIDATION)
+    for stop in stops:
+        with pytest.raises(Stopped):
+            train(tunable(dropout), ROWS, plan, tmp_path / "cut", validation=VALIDATION, listener=interrupting(stop))
+        torch.rand(7)  # a new process has another random state
+    again = tunable(dropout)
+    events: list[dict[str, Any]] = []
+    result = train(again, ROWS, plan, tmp_path / "cut", validation=VALIDATION, listener=events.append)
+    assert same(weights(again), weights(whole))
+    assert facts(result) == facts(expected)
+    assert events[0]["resumed_at"] == {1: 0, 4: 3, 8: 7, 9: 6}[stops[-1]]
+
+
+def test_interrupted_while_validating_and_while_saving(tmp_path, monkeypatch):
+    whole = tunable()
+    expected = train(whole, ROWS, PLAN, tmp_path / "whole", validation=VALIDATION)
+
+    def in_validation() -> dict[str, float]:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(tunable(), ROWS, PLAN, tmp_path / "cut", validation=VALIDATION, score=in_validation)
+
+    def after_best(*_: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch:  # the best weights are newer than the last checkpoint
+        patch.setattr(checkpoint, "save_checkpoint", after_best)
+        with pytest.raises(Stopped):
+            train(tunable(), ROWS, PLAN, tmp_path / "cut", validation=VALIDATION)
+    again = tunable()
+    assert facts(train(again, ROWS, PLAN, tmp_path / "cut", validation=VALIDATION)) == facts(expected)
+    assert same(weights(again), weights(whole))
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    first, again = tunable(), tunable()
+    one = train(first, ROWS, PLAN, tmp_path, validation=VALIDATION)
+    two = train(again, ROWS, PLAN, tmp_path, validation=VALIDATION)
+    assert same(weights(first), weights(again))
+    assert one.seconds == two.seconds and facts(one) == facts(two)
+
+
+def test_the_best_weights_remain(tmp_path):
+    """By a metric that is best at the second evaluation, a tie broken by validation loss."""
+    values = scores()
+    kept: list[dict[str, torch.Tensor]] = []
+    model = tunable()
+    plan = replace(PLAN, select_by="metric", metric="accuracy")
+
+    def score() -> dict[str, float]:
+        assert not model.model.training
+        kept.append(weights(model))
+        return {"accuracy": next(values)}
+
+    result = train(model, ROWS, plan, tmp_path, validation=VALIDATION, score=score)
+    losses = [e["loss"] for e in result.history if e["kind"] == "validation"]
+    assert len(losses) == 3 and result.best_value == 0.5
+    best = 2 if losses[2] < losses[1] else 1
+    assert result.best_step == 3 * (best + 1)
+    assert same(weights(model), kept[best])
+    assert [e["best"] for e in result.history if e["kind"] == "validation"] == [True, True, best == 2]
+
+
+def test_the_best_weights_by_loss(tmp_path):
+    model = tunable(method="full")
+    plan = replace(PLAN, steps=60, evaluate_every=6, learning_rate=0.05, schedule="constant")
+    result = train(model, ROWS[:3], plan, tmp_path, validation=VALIDATION)
+    losses = {e["step"]: e["loss"] for e in result.history if e["kind"] == "validation"}
+    best = min(losses, key=lambda step: losses[step])
+    assert result.best_step == best < 60, "the learning rate must be so high that the last weights are not the best"
+    assert result.best_value == -losses[best]
+    assert validation_loss(model, VALIDATION, 40) == pytest.approx(losses[best])
+
+
+def test_early_stopping_and_its_continuation(tmp_path):
+    plan = replace(PLAN, steps=30, select_by="metric", metric="accuracy", patience=2, evaluate_every=3)
+    values = scores()
+    result = train(tunable(), ROWS, plan, tmp_path, score=lambda: {"accuracy": next(values)})
+    assert result.stopped_early and result.steps == 12 and result.best_step == 6 and result.best_value == 0.5
+    again = train(tunable(), ROWS, plan, tmp_path, score=lambda: {"accuracy": 1.0})
+    assert again.steps == 12 and again.stopped_early
+
+
+def test_without_anything_measured_patience_is_not_lost(tmp_path):
+    result = train(tunable(), ROWS, replace(PLAN, steps=12, patience=2, evaluate_every=2), tmp_path)
+    assert result.steps == 12 and not result.stopped_early and result.best_step is None
+    assert all(e["loss"] is None for e in result.history if e["kind"] == "validation")
+
+
+def test_a_metric_that_is_not_measured_leaves_the_choice_to_the_loss(tmp_path):
+    plan = replace(PLAN, select_by="metric", metric="accuracy")
+    result = train(tunable(), ROWS, plan, tmp_path, validation=VALIDATION)
+    losses = {e["step"]: e["loss"] for e in result.history if e["kind"] == "validation"}
+    assert result.best_value == -min(losses.values())
+
+
+def test_divergence_names_step_and_rows_and_leaves_the_checkpoint(tmp_path):
+    model = tunable(method="full")
+    plan = replace(PLAN, checkpoint_seconds=0.0)
+
+    def poison(event: dict[str, Any]) -> None:
+        if event["kind"] == "validation" and event["step"] == 3:
+            with torch.no_grad():
+                next(model.model.parameters())[5:] = float("inf")
+
+    # The validation event comes before the checkpoint of step 3, so step 2's is the last good one.
+    with pytest.raises(DivergenceError, match=r"step 4, rows row \d+[\s\S]*train\.learning_rate") as caught:
+        train(model, ROWS, plan, tmp_path, listener=poison)
+    assert caught.value.exit_code == 5
+    assert (tmp_path / "step-0000002").is_dir()
+
+
+def test_steps_without_anything_to_learn_change_nothing(tmp_path):
+    silent = [Sample(s.ids, np.zeros_like(s.weights), s.example_id) for s in ROWS[:3]]
+    model = tunable()
+    plan = replace(PLAN, steps=4, shuffle=False, evaluate_every=0, weight_decay=0.5)
+    before: list[dict[str, torch.Tensor]] = []
+    # Steps 0 and 2 are silent, 1 and 3 are not.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_LOG_SECONDS", 0.0)
+        result = train(model, [*silent, *ROWS[:3]], plan, tmp_path, listener=lambda e: before.append(weights(model)))
+    assert same(before[0], before[1]) and not same(before[1], before[2]) and same(before[2], before[3])
+    losses = [e["loss"] for e in result.history]
+    assert losses[0] == losses[2] == 0.0 and losses[1] > 0
+    assert result.tokens == 2 * sum(len(s.ids) for s in ROWS[:3] if s.supervised)
+
+
+def test_rows_that_teach_nothing_at_all_are_an_error(tmp_path):
+    silent = [Sample(s.ids, np.zeros_like(s.weights), s.example_id) for s in ROWS]
+    with pytest.raises(DataError, match="no row has anything to learn"):
+        train(tunable(), silent, PLAN, tmp_path)
+    with pytest.raises(DataError):
+        train(tunable(), [], PLAN, tmp_path)
+
+
+def test_many_silent_rows_before_the_first_that_teaches(tmp_path):
+    silent = Sample(ROWS[0].ids, np.zeros_like(ROWS[0].weights))
+    result = train(tunable(), [silent] * 10_001 + ROWS, replace(PLAN, steps=1), tmp_path)
+    assert result.steps == 1
+
+
+def test_a_full_disk_stops_it_and_the_next_command_goes_on(tmp_path, monkeypatch):
+    whole = tunable()
+    expected = train(whole, ROWS, PLAN, tmp_path / "whole", validation=VALIDATION)
+    from tunesmith.runs import atomic
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(event: dict[str, Any]) -> None:
+        if event["kind"] == "validation" and event["step"] == 6:
+            patch.setattr(atomic.os, "fsync", full)
+
+    with monkeypatch.context() as patch, pytest.raises(ResourceError, match="no space left"):
+        train(tunable(), ROWS, PLAN, tmp_path / "cut", validation=VALIDATION, listener=fill)
+    assert [p.name for p in checkpoint._steps(tmp_path / "cut")] == ["step-0000003"]
+    again = tunable()
+    result = train(again, ROWS, PLAN, tmp_path / "cut", validation=VALIDATION)
+    assert same(weights(again), weights(whole)) and facts(result) == facts(expected)
+
+
+def test_bf16_autocast_trains(tmp_path):
+    model = tunable()
+    before = validation_loss(model, ROWS, 40)
+    train(model, ROWS, replace(PLAN, steps=30, autocast="bfloat16", evaluate_every=0), tmp_path)
+    assert validation_loss(model, ROWS, 40) < 0.95 * before
+    assert all(p.dtype == torch.float32 for p in trainable_parameters(model.model).values())
+
+
+def test_an_objective_of_ones_own(tmp_path):
+    """An objective is a function of model and batch; here the loss counts half, and so does its gradient's norm."""
+    norms = []
+    for i, factor in enumerate((1.0, 0.5)):
+
+        def objective(model: LanguageModel, batch: Any, factor: float = factor) -> torch.Tensor:
+            return factor * model.loss_sum(batch.ids, batch.packing, batch.weights)
+
+        result = train(tunable(), ROWS, replace(PLAN, steps=1, evaluate_every=0), Path(tmp_path / str(i)), objective=objective)
+        norms.append((result.history[0]["loss"], result.history[0]["grad_norm"]))
+    assert norms[0] == pytest.approx([2 * n for n in norms[1]], rel=1e-5)
