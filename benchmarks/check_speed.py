@@ -123,7 +123,8 @@ def main() -> None:
     load = round(os.getloadavg()[0], 2)
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, load {load} before",
+        "machine": f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores",
+        "load_before": load,
         "help": measure_help(),
         "check": measure_check(options.rows, base, options.rounds),
     }

@@ -135,6 +135,7 @@ def main() -> None:
         max_grad_norm=1.0,
         micro_batch_tokens=4096,
         shuffle=False,
+        select_by="last",
         evaluate_every=max(1, steps // arguments.evaluations),
         keep_checkpoints=1,
         checkpoint_seconds=120,

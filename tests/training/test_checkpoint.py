@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.training.small import full_disk
 from tunesmith.errors import ResourceError
 from tunesmith.runs import atomic
 from tunesmith.training import checkpoint
@@ -39,19 +36,6 @@ def trained(steps: int = 3, size: int = 4) -> Trained:
 
 def save(folder: Path, step: int, state: Trained, keep: int = 2) -> None:
     save_checkpoint(folder, Progress(step=step), *state, keep=keep)
-
-
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """Files of this process end at `limit` bytes: what writing beyond it raises is the operating system's own error."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_everything_comes_back(tmp_path):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import build, ragged_samples
+from tests.training.small import PLAN, ROWS, VALIDATION, tunable, weights
 from tunesmith.errors import DataError, ResourceError
 from tunesmith.models.forward import LanguageModel
-from tunesmith.models.lora import LoraSettings, attach_lora, trainable_parameters
+from tunesmith.models.lora import trainable_parameters
 from tunesmith.text.types import Sample
 from tunesmith.training import checkpoint, loop
 from tunesmith.training.loop import (
@@ -28,29 +28,9 @@ from tunesmith.training.loop import (
     train,
     validation_loss,
 )
-from tunesmith.training.plan import TrainingPlan
-
-PLAN = TrainingPlan(
-    steps=9, batch_size=3, learning_rate=5e-3, seed=4, warmup_steps=2, weight_decay=0.01, micro_batch_tokens=40,
-    evaluate_every=3,
-)  # fmt: skip
-ROWS = ragged_samples((9, 3, 7, 12, 12, 20, 5, 9, 14, 6, 2), seed=1)
-VALIDATION = ragged_samples((8, 5, 11, 6), seed=2)
-
 
 class Stopped(Exception):
     """What a test interrupts a training with."""
-
-
-def tunable(dropout: float = 0.0, method: str = "lora") -> LanguageModel:
-    model = build("llama")
-    if method == "lora":
-        attach_lora(model, LoraSettings(4, 8, dropout=dropout), seed=0)
-    return LanguageModel(model)
-
-
-def weights(model: LanguageModel) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainable_parameters(model.model).items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import ragged_samples
-from tests.training.test_loop import PLAN, ROWS, VALIDATION, tunable, weights
+from tests.training.small import PLAN, ROWS, VALIDATION, tunable, weights
 from tunesmith.training import loop, processes
 from tunesmith.training.loop import train
 

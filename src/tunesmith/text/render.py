@@ -129,7 +129,7 @@ class Renderer:
     def _prompt_segments(self, messages: Sequence[Message], *, strict: bool) -> list[Segment]:
         """A prompt, cut where its answers begin and end: training and asking tokenise the same pieces.
 
-        Where the template changes earlier turns when later ones are added, a `strict` cut raises `EngineError`; else the
+        Where the template changes earlier turns when later ones are added, a `strict` cut raises `EngineError`; else
         prompt is one piece.
         """
         text = self._render(messages, start=True)

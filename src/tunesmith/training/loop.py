@@ -132,7 +132,7 @@ def train(
                 checkpoint.save_checkpoint(folder, progress, parameters, optimizer, plan.keep_checkpoints)
             processes.wait()
             saved_at = time.monotonic()
-    if progress.best_step is not None:
+    if plan.select_by != "last" and progress.best_step is not None:
         checkpoint.load_best(folder, parameters)
     model.model.eval()
     return TrainingResult(
@@ -253,7 +253,7 @@ def _evaluate(
     by_metric = plan.select_by == "metric" and plan.metric in metrics
     value = metrics[plan.metric] if by_metric and plan.metric else -loss
     better = False
-    if not math.isnan(value):
+    if plan.select_by != "last" and not math.isnan(value):
         best, best_loss = progress.best_value, progress.best_loss
         tie = best is not None and value == best and best_loss is not None and loss < best_loss
         better = best is None or value > best or tie
@@ -265,7 +265,7 @@ def _evaluate(
         processes.wait()
     elif not math.isnan(value):  # nothing measured is nothing to lose patience with
         progress.stale += 1
-    progress.stopped_early = bool(plan.patience) and progress.stale >= plan.patience
+    progress.stopped_early = plan.select_by != "last" and bool(plan.patience) and progress.stale >= plan.patience
     known_loss = None if math.isnan(loss) else loss
     event = {"kind": "validation", "step": progress.step, "loss": known_loss, "metrics": metrics, "best": better}
     listener(event)

@@ -9,7 +9,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """Optimisation settings, in optimiser steps, rows and tokens (see `recipe/schema.py` for their meaning)."""
+    """Optimisation settings, in optimiser steps, rows and tokens (see `recipe/schema.py` for their meaning).
+
+    `select_by` "last" keeps the last weights and never stops early, as training from scratch wants it.
+    """
 
     steps: int
     batch_size: int
@@ -25,7 +28,7 @@ class TrainingPlan:
     shuffle: bool = True
     evaluate_every: int = 0
     patience: int = 0
-    select_by: Literal["metric", "loss"] = "loss"
+    select_by: Literal["metric", "loss", "last"] = "loss"
     metric: str | None = None
     keep_checkpoints: int = 2
     checkpoint_seconds: float = 60.0
