@@ -121,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     base = str(Path(options.base).resolve()) if Path(options.base).is_dir() else options.base
     load = round(os.getloadavg()[0], 2)
-    report = {
+    report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores",
         "load_before": load,

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from train_speed_job import Job, Setting, Shape, make_rows, save_model
 
 HERE = Path(__file__).resolve().parent

@@ -1,9 +1,9 @@
 """Tunesmith: fine-tunes language models and proves whether it was worth it.
 
-    from tunesmith import Recipe, run
+from tunesmith import Recipe, run
 
-    result = run(Recipe.from_yaml("recipe.yaml"))
-    print(result.verdict.reason)
+result = run(Recipe.from_yaml("recipe.yaml"))
+print(result.verdict.reason)
 """
 
 from __future__ import annotations

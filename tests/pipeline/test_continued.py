@@ -6,8 +6,8 @@ Every process is a real one, and every kill a real one. One uninterrupted run se
 from __future__ import annotations
 
 import json
+import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -188,8 +188,6 @@ def test_another_recipe_is_refused_in_this_folder_and_the_field_named(folder, wh
     said = tunesmith("run", "recipe.yaml", "--out", "whole", "--set", override, "--json")
     assert said.code == 2
     assert "this folder holds a run of another recipe" in said.error["what"]
-    import re
-
     assert re.search(words, said.error["what"])
     assert tunesmith("run", "recipe.yaml", "--out", "whole", "--json").json == whole  # and nothing was changed
 
@@ -221,23 +219,10 @@ def test_verdict_and_chat_and_runs_of_a_run(folder, whole, tunesmith, monkeypatc
     assert tunesmith("chat", "whole", "--message", question).out.strip() == said.json["answer"].strip()
 
 
-def test_another_process_is_not_disturbed(folder, whole, tunesmith, monkeypatch):
-    """While one process writes a run, another is told so."""
+def test_a_run_that_is_being_written_is_left_alone(folder, whole, tunesmith, monkeypatch):
     from tunesmith.runs import RunFolder
 
     monkeypatch.chdir(folder)
-    run = RunFolder.open(folder / "whole")
-    holder = subprocess.Popen(
-        ["flock", str(run.path / ".lock"), "sleep", "60"], stdin=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not run.running and time.monotonic() < deadline:
-            time.sleep(0.02)
+    with RunFolder.open(folder / "whole").lock():
         said = tunesmith("run", "recipe.yaml", "--out", "whole", "--json")
-        assert said.code == 4 and "is writing this run" in said.error["what"]
-    finally:
-        import os
-
-        os.killpg(holder.pid, signal.SIGKILL)
-        holder.wait()
+    assert said.code == 4 and "is writing this run" in said.error["what"]

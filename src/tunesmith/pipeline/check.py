@@ -22,6 +22,8 @@ from tunesmith.text.types import Sample
 from tunesmith.training.loop import accumulate_gradients
 from tunesmith.training.resources import peak_memory, reset_peak_memory
 
+_LOOKED_AT = 5_000
+"""Training rows tokenised to know lengths, where there are more."""
 _ADAMW_BYTES = 8
 """AdamW keeps two fp32 numbers per trained parameter."""
 
@@ -63,7 +65,7 @@ def check(recipe: Recipe, listener: Listener = lambda event: None) -> CheckRepor
         rows = read_data(recipe)
     except DataFindingsError as error:
         return CheckReport(error.findings)
-    prepared = prepare(recipe, rows)
+    prepared = prepare(recipe, rows, at_most=_LOOKED_AT)
     samples = trainable_samples(prepared)
     shown = [s for s in prepared.train if s.supervised][:3]
     return CheckReport(
@@ -95,7 +97,8 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
     The longest rows are taken for memory (the worst step), a typical batch for speed; the model is left as it was in
     value, but with gradients computed once: `check` ends with the process that called it.
     """
-    plan = training_plan(prepared, len(samples))
+    rows = len(prepared.rows.splits.train)
+    plan = training_plan(prepared, rows)
     recipe = prepared.recipe
     if recipe.method.type == "lora":
         attach_lora(prepared.base.model, lora_settings(prepared), recipe.train.seed)
@@ -121,7 +124,8 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
     seconds = training_tokens / rate
     prices = recipe.verdict.prices
     return {
-        "rows": len(samples),
+        "rows": rows,
+        "rows_looked_at": len(samples),
         "supervised_share": prepared.lengths.supervised / max(1, prepared.lengths.tokens),
         "padding_a_padded_trainer_would_waste": prepared.lengths.padding_share,
         "optimiser_steps": plan.steps,

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from tunesmith.data import check_examples, infer_task, load_examples, make_splits
 from tunesmith.data.types import Example, Finding, Splits
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.models.load import LoadedBase, load_base
 from tunesmith.models.training_text import TrainingTextRecord, seen_in_training
 from tunesmith.recipe.resolve import Choice, Facts, resolve
@@ -95,14 +95,20 @@ def read_data(recipe: Recipe) -> Rows:
     if not train:
         raise DataFindingsError(findings) if findings else DataError("no rows", where=spec.train)
     task_type = cast(TaskType, infer_task(train) if wanted == "auto" else wanted)
-    splits = make_splits(
-        train,
-        loaded["validation"].examples if "validation" in loaded else None,
-        loaded["test"].examples if "test" in loaded else None,
-        spec.split,
-        task_type=task_type,
-        max_rows=spec.max_rows,
-    )
+    try:
+        splits = make_splits(
+            train,
+            loaded["validation"].examples if "validation" in loaded else None,
+            loaded["test"].examples if "test" in loaded else None,
+            spec.split,
+            task_type=task_type,
+            max_rows=spec.max_rows,
+        )
+    except DataError as error:  # rows that cannot be divided often have a reason that the checks can name
+        findings += check_examples(train, task_type=task_type)
+        if any(f.severity == "error" for f in findings):
+            raise DataFindingsError(findings) from error
+        raise
     findings += check_examples(train, task_type=task_type, splits=splits)
     return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out)
 
@@ -113,13 +119,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def prepare(recipe: Recipe, rows: Rows) -> Prepared:
-    """Load the base, render and tokenise, decide every `auto`."""
+def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None) -> Prepared:
+    """Load the base, render and tokenise, decide every `auto`.
+
+    With `at_most`, of more training rows only about so many are tokenised (and every one that may be too long): enough
+    to look at, not to train on.
+    """
     base = load_base(recipe.base)
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits
     task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation, *splits.test])
-    train = _samples(renderer, task, splits.train, recipe)
+    _refuse_what_does_not_fit(recipe, task, base)
+    looked_at = _thinned(splits.train, at_most, base.context)
+    train = _samples(renderer, task, looked_at, recipe)
     validation = _samples(renderer, task, splits.validation, recipe)
     lengths = length_facts(train, base.context)
     answers = [s.supervised for s in (*train, *validation)]
@@ -152,9 +164,23 @@ def prepare(recipe: Recipe, rows: Rows) -> Prepared:
         train=train,
         validation=tuple(s for s in validation if len(s.ids) <= limit),
         lengths=length_facts(train, limit),
-        findings=(*rows.findings, *_token_findings(renderer, train, splits.train, limit)),
+        findings=(*rows.findings, *_token_findings(renderer, train, looked_at, limit)),
         seen_test_rows=_seen(base, splits.test),
     )
+
+
+def _refuse_what_does_not_fit(recipe: Recipe, task: Task, base: LoadedBase) -> None:
+    """Settings that only the task and the base can prove wrong."""
+    if recipe.goal.metric not in ("auto", *task.metrics):
+        raise RecipeError(
+            f"a {task.name} has no metric {recipe.goal.metric}", where="goal.metric", expected=", ".join(task.metrics)
+        )
+    if recipe.train.max_length != "auto" and recipe.train.max_length > base.context:
+        raise RecipeError(
+            f"{recipe.train.max_length} tokens are more than the base's context",
+            where="train.max_length",
+            expected=f"at most {base.context}",
+        )
 
 
 def trainable_samples(prepared: Prepared) -> tuple[Sample, ...]:
@@ -164,9 +190,20 @@ def trainable_samples(prepared: Prepared) -> tuple[Sample, ...]:
 
 
 def _samples(renderer: Renderer, task: Task, examples: Sequence[Example], recipe: Recipe) -> tuple[Sample, ...]:
-    return tuple(
-        renderer.sample(training_conversation(task, example), recipe.train.loss, example.id) for example in examples
-    )
+    conversations = [training_conversation(task, example) for example in examples]
+    return tuple(renderer.samples(conversations, recipe.train.loss, [example.id for example in examples]))
+
+
+def _thinned(examples: Sequence[Example], at_most: int | None, context: int) -> Sequence[Example]:
+    """At most about so many examples, at equal distances, and every one that could be longer than the context.
+
+    A token is at least one byte of text, so a row of fewer bytes than the context, with room for the template, fits.
+    """
+    if at_most is None or len(examples) <= at_most:
+        return examples
+    chosen = set(range(0, len(examples), -(-len(examples) // at_most)))
+    chosen |= {i for i, e in enumerate(examples) if sum(len(m.content.encode()) for m in e.messages) > context // 2}
+    return [examples[i] for i in sorted(chosen)]
 
 
 def _token_findings(

@@ -7,7 +7,7 @@ and which tokens are learnt is known from how they came to be, never from search
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from tunesmith.errors import EngineError, RecipeError
 from tunesmith.text.templates import choose_template
 from tunesmith.text.types import Sample
 
+_TOGETHER = 5_000
+"""Conversations tokenised in one call."""
 Loss = Literal["assistant", "last", "all"]
 
 
@@ -55,7 +57,7 @@ class Renderer:
         cut = self._prompt_segments(messages[:last], strict=not last_only)
         before = "".join(segment.text for segment in cut)
         after = self._render(messages[: last + 1], start=False)
-        whole = self._render(messages, start=False)
+        whole = self._render(messages, start=False) if last < len(messages) - 1 else after
         if not (after.startswith(before) and whole.startswith(after)):
             raise EngineError(
                 f"the chat template {self.template!r} renders an answer in another way than it is asked for",
@@ -78,11 +80,28 @@ class Renderer:
 
         An assistant turn is learnt up to and including its end-of-turn token; what the template writes after it is not.
         """
+        return next(self.samples([messages], loss, [example_id]))
+
+    def samples(
+        self, conversations: Sequence[Sequence[Message]], loss: Loss = "assistant", ids: Sequence[str] | None = None
+    ) -> Iterator[Sample]:
+        """As `sample`, for many: tokenised together, which is several times faster."""
+        names = ids if ids is not None else [""] * len(conversations)
+        for start in range(0, len(conversations), _TOGETHER):
+            part = conversations[start : start + _TOGETHER]
+            cuts = [self.segments(messages, last_only=loss == "last") for messages in part]
+            texts = [segment.text for cut in cuts for segment in cut]
+            pieces = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+            for messages, cut, name in zip(part, cuts, names[start : start + _TOGETHER], strict=True):
+                yield self._weigh(messages, [(segment, next(pieces)) for segment in cut], loss, name)
+
+    def _weigh(
+        self, messages: Sequence[Message], cut: Sequence[tuple[Segment, list[int]]], loss: Loss, example_id: str
+    ) -> Sample:
         ids: list[int] = []
         weights: list[float] = []
         last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=-1)
-        for segment in self.segments(messages, last_only=loss == "last"):
-            piece = self._tokenise(segment.text)
+        for segment, piece in cut:
             weight = 1.0 if loss == "all" else 0.0
             if loss != "all" and segment.message is not None and (loss == "assistant" or segment.message == last):
                 weight = messages[segment.message].weight
@@ -129,8 +148,8 @@ class Renderer:
     def _prompt_segments(self, messages: Sequence[Message], *, strict: bool) -> list[Segment]:
         """A prompt, cut where its answers begin and end: training and asking tokenise the same pieces.
 
-        Where the template changes earlier turns when later ones are added, a `strict` cut raises `EngineError`; else
-        prompt is one piece.
+        Where the template changes earlier turns when later ones are added, a `strict` cut raises `EngineError`;
+        else the prompt is one piece.
         """
         text = self._render(messages, start=True)
         cut: list[Segment] = []
