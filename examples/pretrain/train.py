@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tunesmith.models.forward import LanguageModel
@@ -56,6 +57,32 @@ class Documents(Sequence[Sample]):
         weights = self.mask[part].astype(np.float32)
         weights[0] = 0
         return Sample(self.ids[part].astype(np.int64), weights, f"document {place}")
+
+
+class WithRepeats(Sequence[Sample]):
+    """Every other row a random sequence that comes again: what a small model learns to look back by.
+
+    Without them copying from the prompt (induction) comes late, if at all: it pays in few places of ordinary text.
+    Row `i` follows from the seed and `i` alone. Tokens from 8 on are drawn alike; only repetitions are learnt.
+    """
+
+    def __init__(self, documents: Sequence[Sample], vocabulary: int, bos: int, seed: int) -> None:
+        self.documents, self.vocabulary, self.bos, self.seed = documents, vocabulary, bos, seed
+
+    def __len__(self) -> int:
+        return 2 * len(self.documents)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index % 2:
+            return self.documents[index // 2]
+        draw = np.random.default_rng((self.seed, index))
+        part = draw.integers(8, self.vocabulary, draw.integers(6, 48))
+        times = int(draw.integers(2, 5))
+        ids = np.concatenate([[self.bos], np.tile(part, times)]).astype(np.int64)
+        weights = np.r_[np.zeros(1 + len(part)), np.ones((times - 1) * len(part))].astype(np.float32)
+        return Sample(ids, weights, f"repeats {index}")
 
 
 def held_out(path: Path, tokenizer: Any, length: int = 512, limit: int = 60) -> list[Sample]:
@@ -110,6 +137,8 @@ def main() -> None:
     parser.add_argument(
         "--leave-out", default="0:0", metavar="A:B", help="documents of the stream not learnt, by index"
     )
+    parser.add_argument("--from", dest="start", type=Path, help="safetensors weights to start from")
+    parser.add_argument("--repeats", action="store_true", help="every other row a repeated random sequence")
     parser.add_argument("--layers", type=int, default=7)
     parser.add_argument("--rows", type=int, default=32, help="documents per optimiser step")
     parser.add_argument("--learning-rate", type=float, default=2.5e-3)
@@ -121,7 +150,9 @@ def main() -> None:
         torch.distributed.init_process_group("gloo")
     tokenizer = AutoTokenizer.from_pretrained(arguments.data / "tokenizer")
     first, last = map(int, arguments.leave_out.split(":"))
-    documents = Documents(arguments.data, arguments.tokens, range(first, last))
+    documents: Sequence[Sample] = Documents(arguments.data, arguments.tokens, range(first, last))
+    if arguments.repeats:
+        documents = WithRepeats(documents, len(tokenizer), tokenizer.bos_token_id, arguments.seed)
     steps = -(-len(documents) // arguments.rows)
     plan = TrainingPlan(
         steps=steps,
@@ -145,6 +176,8 @@ def main() -> None:
         s for name in ("wiki", "books") for s in held_out(arguments.data / f"validation_{name}.txt", tokenizer)
     ]
     model = new_model(tokenizer, arguments.layers, arguments.seed)
+    if arguments.start is not None:
+        model.load_state_dict(load_file(arguments.start), strict=False)  # the tied head has no entry of its own
     began = time.time()
 
     def show(event: dict[str, Any]) -> None:
