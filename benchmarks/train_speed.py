@@ -65,6 +65,11 @@ CASES = {
 OURS = Setting("tunesmith", "defaults")
 
 
+def our_settings() -> list[Setting]:
+    """Ours as a user gets it, and with less computed at once: memory against speed."""
+    return [OURS, *(Setting("tunesmith", f"{tokens} tokens at once", tokens) for tokens in (256, 512, 1024))]
+
+
 def peer_settings(rows: int, wide: bool) -> list[Setting]:
     """What SFTTrainer can do on a CPU without changing the result, and what is worth knowing beside it.
 
@@ -162,7 +167,7 @@ def compare(case: Case, rows: int, options: Options) -> dict[str, Any]:
         best, sweep = Setting("trl", f"{rows} x 1", rows, candidate=True), []
         if not options.quick:
             print(f"{name}: every setting once", file=sys.stderr)
-            settings = [OURS, *peer_settings(rows, case.wide)]
+            settings = [*our_settings(), *peer_settings(rows, case.wide)]
             sweep = [run(setting, sweep_steps) for setting in settings]
             rates = {setting: speed(result) for setting, result in zip(settings, sweep, strict=True)}
             best = max((s for s in settings if s.candidate), key=lambda s: rates[s])

@@ -15,7 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one side is run. `micro_batch`: rows computed at once (0: the trainer's own decision).
+    """How one side is run. `micro_batch`: what is computed at once, the peer in rows, ours in tokens (0: default).
 
     Only a `candidate` can be the peer of the headline; the others inform. `grouped`: rows in another order (by length).
     `allocator`: with the memory settings our engine makes, to see what they alone bring.
@@ -211,6 +211,8 @@ def train_tunesmith(job: Job, model: Any, rows: Sequence[TokenRow]) -> Trained:
         shuffle=False,
         checkpoint_seconds=math.inf,
     )
+    if job.setting.micro_batch:
+        plan = replace(plan, micro_batch_tokens=job.setting.micro_batch)
     recorder = Recorder()
 
     def listen(event: Mapping[str, Any]) -> None:

@@ -15,7 +15,9 @@ from tunesmith.errors import EngineError, VerificationError
 from tunesmith.models.adapter import CONFIG, WEIGHTS, load_adapter, save_adapter
 from tunesmith.models.lora import Attached, LoraSettings, attach_lora
 
-SETTINGS = LoraSettings(4, 8.0, dropout=0.1, use_rslora=True, target_modules=("q_proj", "v_proj"), modules_to_save=("norm",))
+SETTINGS = LoraSettings(
+    4, 8.0, dropout=0.1, use_rslora=True, target_modules=("q_proj", "v_proj"), modules_to_save=("norm",)
+)
 
 
 @pytest.fixture
@@ -37,9 +39,9 @@ def test_the_files_are_those_of_peft(saved):
     assert config["target_modules"] == ["q_proj", "v_proj"] and config["modules_to_save"] == ["norm"]
     assert config["base_model_name_or_path"] == "org/base" and config["revision"] == "abc"
     tensors = load_file(folder / WEIGHTS)
-    assert set(tensors) == {
-        f"base_model.model.model.layers.{i}.self_attn.{m}.lora_{ab}.weight" for i in (0, 1) for m in ("q_proj", "v_proj") for ab in "AB"
-    } | {"base_model.model.model.norm.weight"}  # fmt: skip
+    layers = [f"model.layers.{i}.self_attn.{name}" for i in (0, 1) for name in ("q_proj", "v_proj")]
+    matrices = {f"base_model.model.{layer}.lora_{ab}.weight" for layer in layers for ab in "AB"}
+    assert set(tensors) == matrices | {"base_model.model.model.norm.weight"}
     layer = attached.layers["model.layers.1.self_attn.v_proj"]
     assert torch.equal(tensors["base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"], layer.lora_B)
     assert digest == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

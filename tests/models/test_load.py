@@ -30,7 +30,8 @@ def test_any_causal_model_loads_by_the_same_path(family, tmp_path):
 
 
 def test_the_hash_is_that_of_the_weights(tmp_path):
-    digests = [load_base(Base(model=str(save_base(tmp_path / str(i), seed=seed)))).weights_sha256 for i, seed in enumerate((0, 0, 1))]
+    folders = [save_base(tmp_path / str(i), seed=seed) for i, seed in enumerate((0, 0, 1))]
+    digests = [load_base(Base(model=str(folder))).weights_sha256 for folder in folders]
     assert digests[0] == digests[1] != digests[2]
     assert digests[0] == hashlib.sha256((tmp_path / "0" / "model.safetensors").read_bytes()).hexdigest()
 
@@ -42,7 +43,9 @@ def test_a_tokenizer_that_says_less_context_limits_it(tmp_path):
     assert load_base(Base(model=str(tmp_path))).context == 100
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
+)
 def test_the_recipes_dtype(tmp_path, dtype, expected):
     base = load_base(Base(model=str(save_base(tmp_path)), dtype=dtype))
     assert next(base.model.parameters()).dtype == expected

@@ -34,7 +34,8 @@ def test_all_linear_is_every_layer_but_the_head(family):
 
 
 def test_short_names_stand_for_all_linear_only_where_they_mean_the_same():
-    assert set(attach_lora(build("llama"), LoraSettings(4, 8), seed=0).settings.target_modules) == FAMILY_TARGETS["llama"]
+    short = attach_lora(build("llama"), LoraSettings(4, 8), seed=0).settings.target_modules
+    assert set(short) == FAMILY_TARGETS["llama"]
     model = build("llama")
     # A head whose path ends like an adapted module: the short name would mean it too.
     model.v_proj, model.lm_head = model.lm_head, None
@@ -124,10 +125,10 @@ def test_modules_to_save_train_weights_of_their_own():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (LoraSettings(4, 8, target_modules=("q_prj",)), r"method\.target_modules: the base has no module 'q_prj'[\s\S]*q_proj"),
+        (LoraSettings(4, 8, target_modules=("q_prj",)), r"method\.target_modules: .*'q_prj'[\s\S]*q_proj"),
         (LoraSettings(4, 8, target_modules=("embed_tokens",)), "no module 'embed_tokens' that can be adapted"),
         (LoraSettings(4, 8, modules_to_save=("lm_hed",)), r"method\.modules_to_save: [\s\S]*'lm_hed'[\s\S]*lm_head"),
-        (LoraSettings(17, 8), r"method\.rank: rank 17 is larger than the smallest adapted layer \(16\)[\s\S]*at most 16"),
+        (LoraSettings(17, 8), r"method\.rank: rank 17 is larger [\s\S]*at most 16"),
         (LoraSettings(4, 8, target_modules=()), "no module of the base can be adapted"),
     ],
 )

@@ -11,7 +11,9 @@ from tunesmith.ops.lora_linear import lora_linear, lora_reference
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
 
 
-def inputs(shape: tuple[int, ...] = (5, 6), out: int = 7, rank: int = 3, bias: bool = True, dtype=torch.float64) -> Inputs:
+def inputs(
+    shape: tuple[int, ...] = (5, 6), out: int = 7, rank: int = 3, bias: bool = True, dtype=torch.float64
+) -> Inputs:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:

@@ -69,7 +69,9 @@ def agree(lengths: list[int], tensors: Streams, rtol: float = 1e-10, scale: floa
 
 
 @pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS.keys())
-@pytest.mark.parametrize("options", [{}, {"sliding_window": 4}, {"softcap": 5.0}, {"sliding_window": 4, "softcap": 5.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"sliding_window": 4}, {"softcap": 5.0}, {"sliding_window": 4, "softcap": 5.0}]
+)
 def test_equals_attention_by_document(lengths, options):
     agree(lengths, streams(sum(lengths)), **options)
 
@@ -112,7 +114,9 @@ def test_any_layout_places_every_token_once_and_wastes_little(lengths):
     expected = torch.cat([torch.arange(n) for n in lengths])
     assert torch.equal(packing.positions[0], expected)
     for start, length in zip(starts, lengths, strict=True):
-        inside = [((r.source >= start) & (r.source < start + length)).view(r.count, r.length) for r in packing.rectangles]
+        inside = [
+            ((r.source >= start) & (r.source < start + length)).view(r.count, r.length) for r in packing.rectangles
+        ]
         assert sum(int(i.all(1).sum()) for i in inside) == 1  # one row of one rectangle is wholly this document
         assert sum(int(i.any(1).sum()) for i in inside) == 1  # and no other row has anything of it
 

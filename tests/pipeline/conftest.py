@@ -62,6 +62,13 @@ def make_project(folder: Path, base: Path) -> Path:
     return folder
 
 
+def edit(project: Path, old: str, new: str) -> None:
+    """Change the project's recipe."""
+    recipe = project / "recipe.yaml"
+    assert old in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(old, new))
+
+
 @pytest.fixture
 def project(tmp_path, base, monkeypatch) -> Path:
     """A project folder, which is the working directory."""
@@ -110,3 +117,8 @@ def tunesmith(capsys) -> Callable[..., Said]:
 
 def events(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def answers(run: Path, candidate: str = "tuned") -> list[dict[str, Any]]:
+    """The scored answers of a candidate."""
+    return [json.loads(line) for line in (run / "evaluation" / f"{candidate}.jsonl").read_text().splitlines()]

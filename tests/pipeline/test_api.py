@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 import tunesmith
-from tests.pipeline.conftest import tone_rows
+from tests.pipeline.conftest import answers, make_project, tone_rows
 from tunesmith import Recipe, Result, TunesmithError, run
 from tunesmith.data.types import Message
 from tunesmith.errors import RecipeError
 
 SMALL: dict[str, Any] = {
     "data": {"train": "rows.csv", "split": {"test": 30}},
-    "method": {"rank": 4},
-    "train": {"max_steps": 30, "batch_size": 8, "learning_rate": 2e-2, "evaluations": 2},
+    "method": {"rank": 16},
+    "train": {"max_steps": 80, "batch_size": 8, "learning_rate": 2e-2, "evaluations": 2, "select_by": "loss"},
     "baselines": ["trivial", "zero_shot"],
     "evaluate": {"bootstrap": 200, "latency_rows": 1},
 }
@@ -24,8 +24,6 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, base) -> Result:
-    from tests.pipeline.conftest import make_project
-
     folder = make_project(tmp_path_factory.mktemp("api"), base)
     heard: list[dict[str, Any]] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -37,7 +35,7 @@ def result(tmp_path_factory, base) -> Result:
 
 def test_the_result_has_all_that_the_command_line_prints(result):
     assert result.verdict is not None and result.verdict.reason and result.verdict.metric == "accuracy"
-    assert result.training is not None and result.training["steps"] == 30
+    assert result.training is not None and result.training["steps"] == 80
     assert result.report is not None and result.report.is_file()
     told = result.to_dict()
     assert told["run"] == str(result.folder.path) and Path(told["run"]).is_absolute()
@@ -53,9 +51,7 @@ def test_the_comparison_as_a_table(result):
 
 
 def test_the_model_answers_as_it_was_evaluated(result):
-    import json
-
-    rows = [json.loads(line) for line in (result.folder.evaluation / "tuned.jsonl").read_text().splitlines()]
+    rows = answers(result.folder.path)
     for row in rows[:5]:
         question = row["prompt"].split("### User\n")[1].split("\n\n")[0]
         assert question in {phrase for phrase, _ in tone_rows()}
@@ -129,7 +125,8 @@ def test_errors_are_of_one_family(project):
 
 def test_a_template_is_filled_by_column(project, base):
     data = {"train": "rows.csv", "template": '"{phrase}" → "{tone}"', "split": {"test": 30}}
-    made = run(Recipe(**{**SMALL, "data": data, "baselines": []}, base={"model": str(base), "chat_template": "raw"}), through="train")
+    raw = {"model": str(base), "chat_template": "raw"}
+    made = run(Recipe(**{**SMALL, "data": data, "baselines": []}, base=raw), through="train")
     assert made.verdict is None and made.comparison is None and made.report is None
     model = made.model
     asked: list[str] = []

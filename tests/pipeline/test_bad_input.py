@@ -1,4 +1,4 @@
-"""Everything that is commonly wrong ends in a clear error or a finding, with its exit code, and leaves nothing half-done."""
+"""What is commonly wrong ends in a clear error or a finding, with its exit code, and leaves nothing half-done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import QUICK, tone_rows, write_csv
+from tests.pipeline.conftest import QUICK, answers, edit, tone_rows, write_csv
 from tests.training.small import full_disk
 
 
@@ -63,8 +63,7 @@ def as_jsonl(project: Path, changes: dict[int, str]) -> Path:
     for number, text in changes.items():
         lines[number - 1] = text
     (project / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    recipe = project / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("rows.csv", "rows.jsonl"))
+    edit(project, "rows.csv", "rows.jsonl")
     return project / "rows.jsonl"
 
 
@@ -81,7 +80,8 @@ def test_broken_json_lines_are_all_named_and_stop_the_run(project, tunesmith):
 
 
 def test_rows_without_the_column_and_with_empty_answers_are_listed_at_once(project, tunesmith):
-    as_jsonl(project, {3: '{"phrase": "a"}', 5: '{"phrase": "b", "tone": ""}', 9: '{"tone": "warm"}', 11: '{"phrase": "c", "tone": "  "}'})
+    without, blank = {3: '{"phrase": "a"}', 9: '{"tone": "warm"}'}, {5: '{"phrase": "b", "tone": ""}'}
+    as_jsonl(project, {**without, **blank, 11: '{"phrase": "c", "tone": "  "}'})
     said = tunesmith("check", "recipe.yaml", "--json", "--set", "data.columns={prompt: phrase, answer: tone}")
     found = findings(said)
     assert said.code == 3
@@ -124,7 +124,8 @@ def test_a_label_seen_once_is_a_warning_with_its_line(project, tunesmith):
     lines_with(project, {10: b"gladly 8,ironic"})
     said = tunesmith("check", "recipe.yaml", "--json")
     found = findings(said)
-    assert said.code == 0 and found["label_seen_once"]["lines"] == [10] and found["label_seen_once"]["severity"] == "warning"
+    assert said.code == 0
+    assert (found["label_seen_once"]["lines"], found["label_seen_once"]["severity"]) == ([10], "warning")
 
 
 def test_rows_longer_than_the_context_are_left_out_and_named(project, tunesmith):
@@ -137,8 +138,7 @@ def test_rows_longer_than_the_context_are_left_out_and_named(project, tunesmith)
     assert "512" in found["message"] and "ever cut" in found["fix"]
     said = tunesmith("run", "recipe.yaml", "--json", *QUICK, "--set", "baselines=[trivial, few_shot]")
     assert said.code == 0
-    answers = [json.loads(line) for line in (Path(said.json["run"]) / "evaluation" / "tuned.jsonl").read_text().splitlines()]
-    unanswered = [a for a in answers if len(a["prompt"]) > 500]
+    unanswered = [a for a in answers(Path(said.json["run"])) if len(a["prompt"]) > 500]
     assert unanswered and all(a["answer"] == "" and a["scores"]["accuracy"] == 0 for a in unanswered)
 
 
@@ -175,8 +175,7 @@ def test_too_few_rows_to_split(project, tunesmith):
 
 
 def copy_of(base: Path, project: Path) -> Path:
-    recipe = project / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace(str(base), "mybase"))
+    edit(project, str(base), "mybase")
     return Path(shutil.copytree(base, project / "mybase"))
 
 
@@ -271,8 +270,8 @@ def test_a_disk_that_is_full_when_the_result_is_saved(project, tunesmith, method
 
 
 def test_a_wrong_key_and_a_wrong_value_are_both_named(project, tunesmith):
-    recipe = project / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("max_steps", "max_stpes").replace("rank: 4", "rank: -1"))
+    edit(project, "max_steps", "max_stpes")
+    edit(project, "rank: 4", "rank: -1")
     said = tunesmith("run", "recipe.yaml", "--json")
     assert said.code == 2
     assert "max_steps" in json.dumps(said.error) and "method.rank" in json.dumps(said.error)

@@ -34,7 +34,8 @@ def test_the_object_of_a_recipe(project, tunesmith):
 def test_lines_are_those_of_the_file_and_never_shortened(project, tunesmith):
     rows = tone_rows(30) + [("gladly again", "warm")] * 60
     write_csv(project / "rows.csv", rows)
-    found = {f["code"]: f for f in tunesmith("check", "recipe.yaml", "--json", "--set", "data.split.test=5").json["findings"]}
+    said = tunesmith("check", "recipe.yaml", "--json", "--set", "data.split.test=5")
+    found = {f["code"]: f for f in said.json["findings"]}
     copies = found["duplicate_row"]
     assert copies["count"] == 59 and len(copies["lines"]) in (59, 60) and max(copies["lines"]) == 91
 
@@ -53,7 +54,7 @@ def test_a_bare_file(project, tunesmith):
 def test_for_people(project, tunesmith):
     said = tunesmith("check", "recipe.yaml")
     assert said.code == 0
-    for words in ("what will be learnt", "tokens per row", "few rows", "train.batch_size"):
+    for words in ("what will be learnt", "tokens per row", "few rows", "method.alpha"):
         assert words in said.out, words
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.conftest import events, make_project, start
+from tests.pipeline.conftest import answers, events, make_project, start
 
 CANDIDATES = {"trivial_majority", "trivial_tfidf_lr", "zero_shot", "few_shot", "retrieval", "tuned"}
 pytestmark = pytest.mark.slow
@@ -131,19 +131,22 @@ def test_the_folder_holds_what_was_promised(folder, whole):
     assert {"recipe.yaml", "manifest.json", "events.jsonl", "adapter", "evaluation", "report.html"} <= names
     assert {p.stem for p in (run / "evaluation").glob("*.jsonl")} == CANDIDATES
     for name in CANDIDATES:
-        rows = [json.loads(line) for line in (run / "evaluation" / f"{name}.jsonl").read_text().splitlines()]
+        rows = answers(run, name)
         assert len(rows) == 40 and {"id", "prompt", "answer", "expected", "scores"} <= rows[0].keys()
         accuracy = next(r["value"] for r in whole["comparison"] if (r["candidate"], r["metric"]) == (name, "accuracy"))
         assert sum(r["scores"]["accuracy"] for r in rows) / 40 == pytest.approx(accuracy)
-    assert len({tuple(sorted(r["id"] for r in map(json.loads, (run / "evaluation" / f"{n}.jsonl").open()))) for n in CANDIDATES}) == 1  # fmt: skip
+        assert [r["id"] for r in rows] == [r["id"] for r in answers(run)]
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["data"]["rows"] == {"train": 50, "validation": 10, "test": 40}
-    assert manifest["base"]["weights_sha256"] and manifest["seed"] == 0 and manifest["environment"]["libraries"]["torch"]
+    assert manifest["base"]["weights_sha256"] and manifest["seed"] == 0
+    assert manifest["environment"]["libraries"]["torch"]
     resolved = (run / "recipe.yaml").read_text()
-    assert "auto" not in [line.partition(":")[2].strip() for line in resolved.splitlines() if not line.lstrip().startswith("#")]
+    settings = [line for line in resolved.splitlines() if not line.lstrip().startswith("#")]
+    assert "auto" not in {line.partition(":")[2].strip() for line in settings}
     assert "# twice the rank of 4" in resolved
     report = (run / "report.html").read_text()
-    assert whole["verdict"]["reason"].split(";")[0][:20] in report and "http://" not in report.replace("http://www.w3.org", "")
+    assert whole["verdict"]["reason"][:20] in report
+    assert "http://" not in report.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
 
 
 def test_the_adapter_loads_in_plain_peft_and_answers_the_same(folder, whole, base):
@@ -154,7 +157,7 @@ def test_the_adapter_loads_in_plain_peft_and_answers_the_same(folder, whole, bas
     model = AutoModelForCausalLM.from_pretrained(base)
     model = PeftModel.from_pretrained(model, str(folder / "whole" / "adapter")).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = [json.loads(line) for line in (folder / "whole" / "evaluation" / "tuned.jsonl").read_text().splitlines()]
+    rows = answers(folder / "whole")
     for row in rows[:8]:
         ids = torch.tensor([tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]])
         out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16)
@@ -183,7 +186,7 @@ def test_a_finished_run_is_printed_and_not_repeated(folder, whole, tunesmith, mo
         ("baselines=[]", "baselines was "),
     ],
 )
-def test_another_recipe_is_refused_in_this_folder_and_the_field_named(folder, whole, tunesmith, monkeypatch, override, words):
+def test_another_recipe_is_refused_and_the_field_named(folder, whole, tunesmith, monkeypatch, override, words):
     monkeypatch.chdir(folder)
     said = tunesmith("run", "recipe.yaml", "--out", "whole", "--set", override, "--json")
     assert said.code == 2
@@ -209,7 +212,7 @@ def test_verdict_and_chat_and_runs_of_a_run(folder, whole, tunesmith, monkeypatc
     assert Path(last["run"]).name == max(listed, key=lambda name: listed[name]["created"])
     said = tunesmith("verdict", "whole")
     assert said.code == 0 and "verdict" in said.out.lower()
-    rows = [json.loads(line) for line in (folder / "whole" / "evaluation" / "tuned.jsonl").read_text().splitlines()]
+    rows = answers(folder / "whole")
     question = rows[0]["prompt"].split("### User\n")[1].split("\n\n")[0]
     said = tunesmith("chat", "whole", "--message", question, "--json")
     assert said.code == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.pipeline.conftest import QUICK, events, tone_rows, write_csv
+from tests.pipeline.conftest import QUICK, answers, edit, events, tone_rows, write_csv
+from tests.tiny import save_base
+from tunesmith.models.training_text import TrainingTextRecord
 
 
 def run_of(said) -> Path:
@@ -43,7 +46,8 @@ def test_commands_continue_each_other_in_one_folder(project, tunesmith):
     adapter = (run / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     evaluated = tunesmith("evaluate", "recipe.yaml", *quick)
     assert run_of(evaluated) == run and evaluated.json["verdict"] is None
-    assert {r["candidate"] for r in evaluated.json["comparison"]} == {"trivial_majority", "trivial_tfidf_lr", "few_shot", "tuned"}
+    measured = {r["candidate"] for r in evaluated.json["comparison"]}
+    assert measured == {"trivial_majority", "trivial_tfidf_lr", "few_shot", "tuned"}
     whole = tunesmith("run", "recipe.yaml", *quick)
     assert run_of(whole) == run and whole.json["verdict"]["decision"]
     assert whole.json["comparison"] == evaluated.json["comparison"]
@@ -78,8 +82,6 @@ def test_no_baselines_leave_nothing_to_compare_with(project, tunesmith):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_full_tuning_writes_a_model_that_transformers_loads(project, tunesmith, family):
-    from tests.tiny import save_base
-
     save_base(project / "own", family)
     full = ("--set", "method.type=full", "--set", "base.model=own", "--set", "baselines=[zero_shot]")
     said = tunesmith("run", "recipe.yaml", "--json", *QUICK, *full)
@@ -90,7 +92,7 @@ def test_full_tuning_writes_a_model_that_transformers_loads(project, tunesmith, 
     ids = torch.arange(3, 30)[None]
     tuned = AutoModelForCausalLM.from_pretrained(run / "model")(ids).logits
     assert not torch.allclose(tuned, AutoModelForCausalLM.from_pretrained(project / "own")(ids).logits, atol=1e-3)
-    rows = [json.loads(line) for line in (run / "evaluation" / "tuned.jsonl").read_text().splitlines()]
+    rows = answers(run)
     question = rows[0]["prompt"].split("### User\n")[1].split("\n\n")[0]
     answer = tunesmith("chat", run, "--message", question, "--json").json["answer"]
     assert answer == (rows[0]["parsed"] or rows[0]["answer"].strip())
@@ -105,17 +107,17 @@ def test_without_validation_rows_training_goes_to_its_end(project, tunesmith):
 
 
 def write_extraction(project: Path) -> None:
-    rows = [{"text": f"mix {n} flour and salt {n}", "found": json.dumps(["flour", "salt"][: 1 + n % 2])} for n in range(90)]
+    found = [json.dumps(["flour", "salt"][: 1 + n % 2]) for n in range(90)]
+    rows = [{"text": f"mix {n} flour and salt {n}", "found": names} for n, names in enumerate(found)]
     (project / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    recipe = project / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("train: rows.csv", "train: rows.jsonl, columns: {prompt: text, answer: found}"))
+    edit(project, "train: rows.csv", "train: rows.jsonl, columns: {prompt: text, answer: found}")
 
 
 def test_extraction_end_to_end(project, tunesmith):
     write_extraction(project)
     said = tunesmith("run", "recipe.yaml", "--json", *QUICK)
     by = {(r["candidate"], r["metric"]): r["value"] for r in said.json["comparison"]}
-    assert {m for _, m in by} == {"entity_f1", "valid_json", "exact_match"} or {m for _, m in by} >= {"entity_f1", "valid_json"}
+    assert {m for _, m in by} >= {"entity_f1", "valid_json"}
     assert len([c for c, m in by if m == "entity_f1" and c.startswith("trivial_")]) >= 2
     assert run_of(said)
 
@@ -129,21 +131,20 @@ def test_generation_end_to_end_from_chat_rows(project, tunesmith):
         for n in range(90)
     ]  # fmt: skip
     (project / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    recipe = project / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("rows.csv", "rows.jsonl"))
+    edit(project, "rows.csv", "rows.jsonl")
     said = tunesmith("run", "recipe.yaml", "--json", *QUICK, "--set", "baselines=[trivial, zero_shot]")
     run = run_of(said)
     assert {r["metric"] for r in said.json["comparison"]} >= {"rouge_l", "exact_match"}
-    (first, *_) = [json.loads(line) for line in (run / "evaluation" / "tuned.jsonl").read_text().splitlines()]
-    assert first["prompt"].startswith("answer in kind\n\n### User\nsay ") and first["prompt"].endswith("### Assistant\n")
+    (first, *_) = answers(run)
+    assert first["prompt"].startswith("answer in kind\n\n### User\nsay ")
+    assert first["prompt"].endswith("### Assistant\n")
     shown = tunesmith("check", "recipe.yaml", "--json").json["preview"][0]
     learnt = "".join(t["text"] for t in shown if t["weight"])
     assert learnt.startswith("this time it is the number") and learnt.endswith("</s>")
 
 
 def test_a_text_template_is_learnt_and_asked_as_it_is_written(project, tunesmith):
-    recipe = project / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("train: rows.csv", "train: rows.csv, template: '\"{phrase}\" → \"{tone}\"'"))
+    edit(project, "train: rows.csv", """train: rows.csv, template: '"{phrase}" → "{tone}"'""")
     raw = ("--set", "base.chat_template=raw", "--set", "task.instruction=")
     said = tunesmith("check", "recipe.yaml", "--json", *raw)
     assert said.code == 0, said
@@ -153,7 +154,7 @@ def test_a_text_template_is_learnt_and_asked_as_it_is_written(project, tunesmith
     assert '" → "' in text and learnt in {f'{tone}"</s>' for tone in ("warm", "cold", "neutral")}
     said = tunesmith("run", "recipe.yaml", "--json", *raw, "--set", "baselines=[trivial]", "--set", "train.max_steps=4")
     run = run_of(said)
-    rows = [json.loads(line) for line in (run / "evaluation" / "tuned.jsonl").read_text().splitlines()]
+    rows = answers(run)
     phrases = {f'"{phrase}" → "' for phrase, _ in tone_rows()}
     assert {r["prompt"] for r in rows} <= phrases
     assert {r["expected"] for r in rows} == {"warm", "cold", "neutral"}
@@ -181,21 +182,38 @@ def test_a_changed_stage_is_done_again_and_what_it_left_is_not_mixed_in(project,
     said = tunesmith(*arguments)
     assert said.code == 0
     assert said.json["training"]["adapter_sha256"] != before.json["training"]["adapter_sha256"]
-    rows = [json.loads(line) for line in (project / "run" / "evaluation" / "tuned.jsonl").read_text().splitlines()]
+    rows = answers(project / "run")
     assert all("changed" in r["prompt"] for r in rows)
 
 
 def test_rows_that_a_base_was_trained_on_are_named_in_the_verdict(project, base, tunesmith):
-    import shutil
-
-    from tunesmith.data import load_examples
-    from tunesmith.models.training_text import TrainingTextRecord, example_hashes
-    from tunesmith.recipe.schema import Data
-
+    rows = [(f"a long phrase that a base may well have met in its own text {a}", b) for a, b in tone_rows()]
+    write_csv(project / "rows.csv", rows)
     own = Path(shutil.copytree(base, project / "own"))
-    examples = load_examples(Data(train="rows.csv"), project / "rows.csv").examples
-    TrainingTextRecord.of(h for e in examples[:100] for h in example_hashes(e)).save(own / "training_text.hashes")
-    said = tunesmith("run", "recipe.yaml", "--json", *QUICK, "--set", "base.model=own", "--set", "baselines=[zero_shot]")
+    TrainingTextRecord.from_texts(phrase for phrase, _ in rows).save(own / "training_text.hashes")
+    own_base = ("--set", "base.model=own", "--set", "baselines=[zero_shot]")
+    said = tunesmith("run", "recipe.yaml", "--json", *QUICK, *own_base)
     run = run_of(said)
-    assert any("40 of 40 test rows occur in the text the base was trained on" in c for c in said.json["verdict"]["caveats"])
+    told = "40 of 40 test rows occur in the text the base was trained on"
+    assert any(told in caveat for caveat in said.json["verdict"]["caveats"])
     assert len(json.loads((run / "manifest.json").read_text())["base"]["test_rows_in_training_text"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("gpt2", "float32"), ("gemma3", "float32"), ("qwen3", "bfloat16"), ("gemma2", "bfloat16")]
+)
+def test_other_bases_and_types_go_the_same_way(project, tunesmith, family, dtype):
+    save_base(project / "own", family)
+    own = ("--set", "base.model=own", "--set", f"base.dtype={dtype}", "--set", "baselines=[few_shot]")
+    said = tunesmith("run", "recipe.yaml", "--json", *QUICK, *own)
+    run = run_of(said)
+    resumed = tunesmith("run", "recipe.yaml", "--json", *QUICK, *own, "--out", "again")
+    assert resumed.json["training"]["adapter_sha256"] == said.json["training"]["adapter_sha256"]
+    assert answers(project / "again") == answers(run)
+
+
+def test_asking_nothing_is_refused(project, tunesmith):
+    raw = ("--set", "base.chat_template=raw", "--set", "task.instruction=")
+    run = run_of(tunesmith("train", "recipe.yaml", "--json", *QUICK, *raw))
+    said = tunesmith("chat", run, "--message", "", "--json")
+    assert said.code == 2 and "nothing to answer" in said.error["what"]

@@ -23,7 +23,7 @@ def test_tokens_with_their_weights():
     made = renderer.sample([Message("user", "a→"), Message("assistant", "b")], example_id="x")
     (shown,) = preview(renderer, [made])
     assert shown.example_id == "x" and shown.ends_turn
-    assert [text for text, _ in shown.tokens][0] == "a"
+    assert shown.tokens[0][0] == "a"
     assert shown.tokens[-2:] == (("b", 1.0), ("</s>", 1.0))
 
 

@@ -33,7 +33,8 @@ def conversations(draw: st.DrawFn, turns: int = 4) -> list[Message]:
     """A system message or none, then questions and answers in turn, an answer last."""
     messages = [Message("system", draw(TEXTS))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, turns))):
-        messages += [Message("user", "a" + draw(TEXTS)), Message("assistant", draw(TEXTS), draw(st.sampled_from([0.0, 1.0])))]
+        weight = draw(st.sampled_from([0.0, 1.0]))
+        messages += [Message("user", "a" + draw(TEXTS)), Message("assistant", draw(TEXTS), weight)]
     return messages
 
 
@@ -148,7 +149,7 @@ def test_what_follows_the_last_answer_is_read_and_not_learnt():
 
 def test_a_template_that_rewrites_history_is_refused_for_several_answers_and_named():
     r = renderer("thinking")
-    with pytest.raises(EngineError, match=r"message 2: the chat template 'tokenizer' changes earlier turns[\s\S]*train\.loss: last"):
+    with pytest.raises(EngineError, match=r"message 2: .*'tokenizer' changes earlier turns[\s\S]*train\.loss: last"):
         r.sample(turns("hi", "no", "why", "so"))
     one = r.sample(turns("hi", "no"))
     assert learnt(one, r) == "<think>\n\n</think>\n\nno<|im_end|>"
@@ -188,10 +189,22 @@ def test_decode_drops_the_end_and_keeps_spaces():
     assert r.decode([end]) == "" and r.decode([]) == ""
 
 
+def test_a_template_that_refuses_system_messages_gets_them_in_the_first_question():
+    r = Renderer(with_special(ALTERNATING))
+    assert r.folds_system and not renderer("chatml").folds_system
+    messages = [Message("system", "be kind"), *turns("hi", "no", "why", "so")]
+    assert r.prompt_text(messages[:2]) == "<|head|>user\nbe kind\n\nhi<|eot|><|head|>assistant\n"
+    made = r.sample(messages)
+    assert learnt(made, r) == "no<|eot|>so<|eot|>"
+    assert made.ids[: len(r.prompt_ids(messages[:-1]))].tolist() == r.prompt_ids(messages[:-1])
+    plain = renderer("plain").prompt_text(messages[:2])
+    assert plain.startswith("be kind\n\n### User\nhi")  # other templates keep them apart
+
+
 def test_what_a_template_refuses_is_told():
     r = Renderer(with_special(ALTERNATING))
-    with pytest.raises(RecipeError, match="System role not supported"):
-        r.prompt_ids([Message("system", "be kind"), Message("user", "hi")])
+    with pytest.raises(RecipeError, match="Roles must alternate"):
+        r.prompt_ids([Message("user", "hi"), Message("user", "there")])
 
 
 def test_weights_and_ids_have_the_types_of_a_sample():

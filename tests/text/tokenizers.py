@@ -31,8 +31,12 @@ THINKING = """\
 
 ALTERNATING = """\
 {%- if messages[0].role == 'system' -%}{{- raise_exception('System role not supported') -}}{%- endif -%}
-{%- for m in messages -%}{{- '<|head|>' + m.role + '\n' + m.content + '<|eot|>' -}}{%- endfor -%}
+{%- for m in messages -%}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}{{- raise_exception('Roles must alternate') -}}{%- endif -%}
+{{- '<|head|>' + m.role + '\n' + m.content + '<|eot|>' -}}
+{%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|head|>assistant\n' -}}{%- endif -%}"""
+"""Takes no system message, and users and assistants in turn only."""
 
 _SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin|>", "<|head|>", "<|tail|>", "<|eot|>"]
 
@@ -46,12 +50,13 @@ def with_special(chat_template: str | None = None) -> PreTrainedTokenizerFast:
 
 def merging(chat_template: str | None = None) -> PreTrainedTokenizerFast:
     """A BPE whose merges run across line ends and words: text cut elsewhere gives other tokens."""
-    text = ["### User\na b\n\n### Assistant\na b\n\n", "a\n\na\n\n  b\n\n b a", "Assistant\n\n a", "Assistant\na b a b"] * 4
+    text = ["### User\na b\n\n### Assistant\na b\n\n", "a\n\na\n\n  b\n\n b a", "Assistant\n\n a\na b a b"] * 4
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(text, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", additional_special_tokens=_SPECIAL)
     if chat_template is not None:
         fast.chat_template = chat_template

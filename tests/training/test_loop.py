@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,8 @@ from tunesmith.training.loop import (
     validation_loss,
 )
 
-class Stopped(Exception):
+
+class StoppedError(Exception):
     """What a test interrupts a training with."""
 
 
@@ -90,7 +90,8 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
     accumulate_gradients(limited, ROWS, plan)
     parameters = list(trainable_parameters(limited.model).values())
     torch.nn.utils.clip_grad_norm_(parameters, 1e-3)
-    assert float(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm()) == pytest.approx(1e-3, rel=1e-3)
+    clipped = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    assert clipped.norm().item() == pytest.approx(1e-3, rel=1e-3)
     assert optimizer.defaults["fused"]
 
 
@@ -141,7 +142,7 @@ def interrupting(at: int) -> Any:
 
     def listen(event: dict[str, Any]) -> None:
         if event["kind"] == "train_step" and event["step"] == at:
-            raise Stopped
+            raise StoppedError
 
     return listen
 
@@ -158,7 +159,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, monkeypatch, 
     whole = tunable(dropout)
     expected = train(whole, ROWS, plan, tmp_path / "whole", validation=VALIDATION)
     for stop in stops:
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train(tunable(dropout), ROWS, plan, tmp_path / "cut", validation=VALIDATION, listener=interrupting(stop))
         torch.rand(7)  # a new process has another random state
     again = tunable(dropout)
@@ -174,17 +175,17 @@ def test_interrupted_while_validating_and_while_saving(tmp_path, monkeypatch):
     expected = train(whole, ROWS, PLAN, tmp_path / "whole", validation=VALIDATION)
 
     def in_validation() -> dict[str, float]:
-        raise Stopped
+        raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(tunable(), ROWS, PLAN, tmp_path / "cut", validation=VALIDATION, score=in_validation)
 
     def after_best(*_: Any) -> None:
-        raise Stopped
+        raise StoppedError
 
     with monkeypatch.context() as patch:  # the best weights are newer than the last checkpoint
         patch.setattr(checkpoint, "save_checkpoint", after_best)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train(tunable(), ROWS, PLAN, tmp_path / "cut", validation=VALIDATION)
     again = tunable()
     assert facts(train(again, ROWS, PLAN, tmp_path / "cut", validation=VALIDATION)) == facts(expected)
@@ -334,6 +335,7 @@ def test_an_objective_of_ones_own(tmp_path):
         def objective(model: LanguageModel, batch: Any, factor: float = factor) -> torch.Tensor:
             return factor * model.loss_sum(batch.ids, batch.packing, batch.weights)
 
-        result = train(tunable(), ROWS, replace(PLAN, steps=1, evaluate_every=0), Path(tmp_path / str(i)), objective=objective)
+        plan = replace(PLAN, steps=1, evaluate_every=0)
+        result = train(tunable(), ROWS, plan, tmp_path / str(i), objective=objective)
         norms.append((result.history[0]["loss"], result.history[0]["grad_norm"]))
     assert norms[0] == pytest.approx([2 * n for n in norms[1]], rel=1e-5)

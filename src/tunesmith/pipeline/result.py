@@ -37,7 +37,10 @@ class Model:
             turns.insert(0, Message("system", self.recipe.data.system))
         example = Example("asked", (*turns, Message("assistant", "")), "", 0, "chat")
         conversation = asking_conversation(self.task, example)
-        room = self.engine.context - self.engine.count_tokens(conversation)
+        tokens = self.engine.count_tokens(conversation)
+        if not tokens:
+            raise RecipeError("there is nothing to answer", expected="a text")
+        room = self.engine.context - tokens
         if room < 1:
             raise RecipeError(
                 "the conversation is longer than the model's context", expected=f"at most {self.engine.context} tokens"

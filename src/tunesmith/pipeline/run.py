@@ -28,7 +28,8 @@ from tunesmith.pipeline.stages import (
     run_training,
     run_tuned,
 )
-from tunesmith.recipe import differences, dump_recipe, load_recipe, recipe_hash
+from tunesmith.recipe import differences, dump_recipe, load_recipe, parse_recipe, recipe_hash
+from tunesmith.recipe.overrides import resolve_paths
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import EventLog, RunFolder, environment, list_runs, write_json, write_text
 from tunesmith.tasks import restore_task, task_record
@@ -63,6 +64,8 @@ def run(
 
     Raises `RecipeError` (also where `out` holds another recipe's run), `DataError`, `ResourceError`, `EngineError`.
     """
+    # A recipe made in Python may hold relative paths; the run must be readable from any other folder.
+    recipe = parse_recipe(resolve_paths(recipe.model_dump(), Path.cwd()))
     folder = _folder_for(recipe, Path(out) if out is not None else None, new, through)
     with folder.lock():
         _remember(folder, recipe, check=out is not None)

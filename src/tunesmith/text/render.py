@@ -37,12 +37,14 @@ class Renderer:
     Attributes
     ----------
     template: name of the chat template in use.
+    folds_system: the template refuses system messages (Gemma's does); their text then begins the first user turn.
     stop_ids: tokens that end an answer.
     """
 
     def __init__(self, tokenizer: Any, chat_template: str = "auto") -> None:
         self.tokenizer = tokenizer
         self.template, self._source = choose_template(tokenizer, chat_template)
+        self.folds_system = not self._takes_system()
         self.stop_ids = self._find_stops()
 
     def segments(self, messages: Sequence[Message], last_only: bool = False) -> list[Segment]:
@@ -177,6 +179,8 @@ class Renderer:
         from jinja2 import TemplateError
 
         turns = [{"role": m.role, "content": m.content} for m in messages]
+        if self.folds_system and len(turns) > 1 and (turns[0]["role"], turns[1]["role"]) == ("system", "user"):
+            turns[:2] = [{"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}]
         try:
             text: str = self.tokenizer.apply_chat_template(
                 turns, chat_template=self._source, tokenize=False, add_generation_prompt=start
@@ -184,6 +188,16 @@ class Renderer:
         except TemplateError as error:
             raise RecipeError(f"the chat template cannot render these turns: {error}", where=self.template) from error
         return text
+
+    def _takes_system(self) -> bool:
+        from jinja2 import TemplateError
+
+        turns = [{"role": "system", "content": "rule"}, {"role": "user", "content": "question"}]
+        try:
+            self.tokenizer.apply_chat_template(turns, chat_template=self._source, tokenize=False)
+        except TemplateError:
+            return False
+        return True
 
     def _find_stops(self) -> frozenset[int]:
         """The end token, and the first special token the template writes after an answer."""
