@@ -30,7 +30,6 @@ HERE = Path(__file__).resolve().parent
 def recipes(root: Path, quick: bool) -> dict[str, Recipe]:
     """The published recipes by name."""
     small: Mapping[str, Any] = {"max_steps": 40, "evaluations": 2} if quick else {}
-    limit = {"max_rows": 400} if quick else {}
     banking = Recipe.model_validate(
         {
             "name": "banking77",
@@ -38,11 +37,10 @@ def recipes(root: Path, quick: bool) -> dict[str, Recipe]:
             "goal": {"use_case": "Route questions of bank customers to one of 77 intents", "metric": "accuracy"},
             "data": {
                 "train": str(root / "banking77" / "train.csv"),
-                "test": str(root / "banking77" / "test.csv"),
                 "columns": {"prompt": "text", "answer": "category"},
-                **limit,
+                "max_rows": 400 if quick else 3000,
             },
-            "train": {"epochs": 4, "batch_size": 32, "evaluations": 4, **small},
+            "train": {"epochs": 6, "batch_size": 16, "evaluations": 3, "eval_rows": 48, **small},
         }
     )
     tasteset = Recipe.model_validate(
@@ -54,9 +52,9 @@ def recipes(root: Path, quick: bool) -> dict[str, Recipe]:
                 "train": str(root / "tasteset" / "TASTEset.csv"),
                 "columns": {"prompt": "ingredients", "answer": "ingredients_entities"},
                 "span_types": ["FOOD"],
-                **limit,
+                **({"max_rows": 400} if quick else {}),
             },
-            "train": {"epochs": 8, "evaluations": 5, "eval_rows": 32, **small},
+            "train": {"epochs": 5, "evaluations": 3, "eval_rows": 32, **small},
         }
     )
     return {"banking77": banking, "tasteset": tasteset}

@@ -219,8 +219,8 @@ def test_paths_in_a_file_count_from_its_folder_and_overrides_from_here(tmp_path,
 def test_a_chat_template_is_a_file_or_a_name(tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "mine.jinja").write_text("")
-    for given, meant in (("plain", "plain"), ("mine.jinja", str(tmp_path / "mine.jinja"))):
-        (tmp_path / "r.yaml").write_text(f"data: rows.csv\nbase: {{chat_template: {given}}}\n")
+    for asked, meant in (("plain", "plain"), ("mine.jinja", str(tmp_path / "mine.jinja"))):
+        (tmp_path / "r.yaml").write_text(f"data: rows.csv\nbase: {{chat_template: {asked}}}\n")
         assert load_recipe(tmp_path / "r.yaml").base.chat_template == meant
 
 

@@ -8,12 +8,16 @@ is `torch.nn.functional.linear`.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# oneDNN keeps compiled code for each shape it has met, by default for 1,024 of them: half a gigabyte where every step
+# has another number of tokens. It reads this at its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 _FEW_ROWS = 16
 """Below so many rows (decoding) a product is bound by memory, and the plain call has less to set up."""
