@@ -22,8 +22,8 @@ ROWS = ragged_samples((9, 3, 7, 12, 12, 20, 5, 9, 14, 6, 2), seed=1)
 VALIDATION = ragged_samples((8, 5, 11, 6), seed=2)
 
 
-def tunable(dropout: float = 0.0, method: str = "lora") -> LanguageModel:
-    model = build("llama")
+def tunable(dropout: float = 0.0, method: str = "lora", dtype: torch.dtype = torch.float32) -> LanguageModel:
+    model = build("llama").to(dtype)
     if method == "lora":
         attach_lora(model, LoraSettings(4, 8, dropout=dropout), seed=0)
     return LanguageModel(model)
