@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.cli.environment import set_defaults
+
+set_defaults()  # before torch: spinning OpenMP threads make tests several times slower on a few cores
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
