@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.data import check_examples, infer_task, load_examples
 from tunesmith.data.types import Finding
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, TunesmithError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import attach_lora, trainable_parameters
 from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data, trainable_samples
@@ -65,7 +65,14 @@ def check(recipe: Recipe, listener: Listener = lambda event: None) -> CheckRepor
         rows = read_data(recipe)
     except DataFindingsError as error:
         return CheckReport(error.findings)
-    prepared = prepare(recipe, rows, at_most=_LOOKED_AT)
+    try:
+        prepared = prepare(recipe, rows, at_most=_LOOKED_AT)
+    except TunesmithError as error:
+        if not any(f.severity == "error" for f in rows.findings):
+            raise
+        # The data has errors of its own: they are listed too, instead of one problem at a time.
+        unusable = Finding("cannot_go_on", "error", f"{error.where}: {error.what}", error.fix or "see the message", 1)
+        return CheckReport((*rows.findings, unusable))
     samples = trainable_samples(prepared)
     shown = [s for s in prepared.train if s.supervised][:3]
     return CheckReport(
