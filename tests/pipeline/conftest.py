@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,12 +77,18 @@ def project(tmp_path, base, monkeypatch) -> Path:
     return tmp_path / "project"
 
 
+def listen_to_interrupts() -> None:
+    """A shell that starts this test run in the background lets it ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     paths = os.pathsep.join([str(PROJECT / "src"), str(PROJECT)])
     return subprocess.Popen(
         [sys.executable, "-m", "tunesmith.cli", *arguments], cwd=cwd, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        preexec_fn=listen_to_interrupts,
     )  # fmt: skip
 
 

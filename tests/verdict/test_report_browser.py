@@ -103,6 +103,7 @@ def test_what_is_folded_is_printed(browser: Any, pages: dict[str, Path]) -> None
     page = browser.new_page()
     page.goto(pages["labels"].as_uri())
     page.emulate_media(media="print")
-    assert page.evaluate("document.querySelector('#recipe details pre').checkVisibility({contentVisibilityAuto: true})")
+    folded = "document.querySelector('#recipe details pre').checkVisibility({contentVisibilityAuto: true})"
+    page.wait_for_function(folded, timeout=10_000)  # the browser unfolds in its next frame
     assert page.evaluate("getComputedStyle(document.querySelector('.contents')).display") == "none"
     page.close()
