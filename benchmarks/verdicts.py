@@ -113,8 +113,7 @@ def main() -> None:
                 "headline": headline(result.verdict),
                 "reason": result.verdict.reason,
                 "base_sha256": result.folder.manifest()["base"]["weights_sha256"],
-                **result.to_dict(),
-                "run": result.folder.name,
+                **{k: v for k, v in result.to_dict().items() if k not in ("run", "report")},
             }
         )
         print(headline(result.verdict), flush=True)
