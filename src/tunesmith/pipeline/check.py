@@ -24,6 +24,8 @@ from tunesmith.training.resources import peak_memory, reset_peak_memory
 
 _LOOKED_AT = 5_000
 """Training rows tokenised to know lengths, where there are more."""
+_PROBE_TOKENS = 1_024
+"""Tokens computed to measure memory and speed: enough to be typical, few enough for `check` to stay small."""
 _ADAMW_BYTES = 8
 """AdamW keeps two fp32 numbers per trained parameter."""
 
@@ -116,13 +118,17 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
     by_length = sorted(samples, key=lambda s: len(s.ids))
     typical = by_length[:: max(1, len(samples) // plan.batch_size)][: plan.batch_size]
     longest = by_length[-plan.batch_size :]
-    reset_peak_memory()
     model.model.train()
-    accumulate_gradients(model, longest, plan)
+    reset_peak_memory()
+    before = peak_memory()
+    probe = _up_to(longest[::-1], _PROBE_TOKENS)
+    _, probed = accumulate_gradients(model, probe, plan)
+    # What a step needs above the loaded model grows with the tokens computed at once.
+    at_once = min(sum(len(s.ids) for s in longest), max(plan.micro_batch_tokens, len(longest[-1].ids)))
     trained = sum(p.numel() for p in parameters.values())
-    memory = peak_memory() + trained * _ADAMW_BYTES
+    memory = before + round((peak_memory() - before) * max(1.0, at_once / probed)) + trained * _ADAMW_BYTES
     began = time.perf_counter()
-    _, tokens = accumulate_gradients(model, typical, plan)
+    _, tokens = accumulate_gradients(model, _up_to(typical, _PROBE_TOKENS), plan)
     rate = tokens / (time.perf_counter() - began)
     for parameter in parameters.values():
         parameter.grad = None
@@ -145,3 +151,13 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
         f"work_{prices.currency}": prices.hours_of_work * prices.work_per_hour,
         "note": "measured on one step here; validation during training and the evaluation of candidates come on top",
     }
+
+
+def _up_to(samples: Sequence[Sample], tokens: int) -> list[Sample]:
+    """The first samples of together at most so many tokens; at least one."""
+    taken: list[Sample] = []
+    for sample in samples:
+        if taken and sum(len(s.ids) for s in taken) + len(sample.ids) > tokens:
+            break
+        taken.append(sample)
+    return taken
