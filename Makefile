@@ -54,8 +54,9 @@ bench: $(BENCH) ## every script in benchmarks/, each writes its own results (lon
 .PHONY: accept
 accept: test bench ## the long acceptance: test, bench, and every example from its rows to its report
 	rm -rf build/accept
-	set -e; for recipe in examples/*/recipe.yaml; do \
-		run=build/accept/$$(basename $$(dirname $$recipe)); \
+	$(BIN)/python examples/sql/make_base.py
+	set -e; for recipe in examples/*/recipe.yaml examples/sql/tutorial-*.yaml; do \
+		run=build/accept/$$(basename $$(dirname $$recipe))-$$(basename $$recipe .yaml); \
 		$(BIN)/tunesmith run $$recipe --out $$run; \
 		test -s $$run/report.html; \
 	done

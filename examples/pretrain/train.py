@@ -170,7 +170,7 @@ def main() -> None:
         evaluate_every=max(1, steps // arguments.evaluations),
         keep_checkpoints=1,
         checkpoint_seconds=120,
-        autocast="bfloat16",
+        precision="bf16",
     )
     validation = [
         s for name in ("wiki", "books") for s in held_out(arguments.data / f"validation_{name}.txt", tokenizer)

@@ -141,3 +141,11 @@ def test_an_embedded_base_with_a_missing_file_is_damaged(embedded):
 def test_another_embedded_name_lists_those_that_there_are(embedded):
     with pytest.raises(RecipeError, match="embedded:small"):
         base_folder("embedded:smal")
+
+
+def test_a_configuration_that_makes_no_sense_is_an_error_for_people(tmp_path):
+    folder = save_base(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": "four"}))
+    with pytest.raises(EngineError, match="could not be loaded"):
+        load_base(Base(model=str(folder)))

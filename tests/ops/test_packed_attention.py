@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tunesmith.errors import EngineError
-from tunesmith.ops.packed_attention import WASTE, Packing, packed_attention
+from tunesmith.ops.packed_attention import packed_attention
+from tunesmith.ops.packing import WASTE, Packing
 
 LAYOUTS = {
     "one document": [9],

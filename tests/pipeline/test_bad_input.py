@@ -252,17 +252,17 @@ def test_a_full_disk_in_training_ends_with_4_and_is_continued(project, tunesmith
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_disk_that_is_full_when_the_result_is_saved(project, tunesmith, method, monkeypatch):
     """Checkpoints are done; the weights of the result no longer fit."""
-    from tunesmith.pipeline import stages
+    from tunesmith.pipeline import training
 
     arguments = ("train", "recipe.yaml", "--out", "run", "--json", *QUICK, "--set", f"method.type={method}")
-    save = stages._save_tuned
+    save = training._save
 
     def late(*given):
         with full_disk(10_000):
             return save(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "_save_tuned", late)
+        patch.setattr(training, "_save", late)
         said = tunesmith(*arguments)
     assert said.code == 4, said
     assert not (project / "run" / "adapter").exists() and not (project / "run" / "model").exists()

@@ -157,7 +157,7 @@ def test_unknown_keys_name_the_nearest_right_one(data, key, nearest):
 
 def test_an_unknown_key_like_no_other_lists_what_there_is():
     assert (
-        "expected one of prompt, answer"
+        "expected one of prompt, second, answer"
         in problems_of({"data": {"train": "x", "columns": {"zzzz": 1}}})["data.columns.zzzz"]
     )
 
@@ -294,3 +294,23 @@ def test_the_schema_knows_short_forms_and_refuses_unknown_keys():
 def test_from_yaml_is_the_same_door(tmp_path):
     (tmp_path / "r.yaml").write_text("data: rows.csv\n")
     assert Recipe.from_yaml(tmp_path / "r.yaml", ["method.rank=4"]).method.rank == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [
+        ({"type": "full", "dropout": 0.1}, "dropout"),
+        ({"type": "full", "target_modules": ["q_proj"]}, "target_modules"),
+        ({"type": "bottleneck", "use_dora": True}, "use_dora"),
+        ({"type": "peft", "peft_type": "VERA", "dropout": 0.1}, "dropout"),
+        ({"type": "lora", "peft_type": "VERA"}, "peft_type"),
+    ],
+)
+def test_settings_that_say_nothing_about_a_method_are_refused(method, key):
+    with pytest.raises(InvalidRecipeError, match=f"method.{key}: has no meaning for method.type {method['type']}"):
+        parse_recipe({"data": "rows.csv", "method": method})
+
+
+def test_targets_and_dropout_are_for_the_methods_that_use_them():
+    parse_recipe({"data": "a", "method": {"type": "peft", "peft_type": "VERA", "target_modules": ["q_proj"]}})
+    parse_recipe({"data": "a", "method": {"type": "bottleneck", "dropout": 0.1}})

@@ -40,8 +40,17 @@ def test_nothing_stays_auto_that_applies():
     recipe, choices = resolved()
     text = load_yaml(dump_recipe(recipe))
     assert text["task"].pop("answer_form") == "auto"  # not an extraction
+    engine = (
+        "precision",
+        "recompute",
+        "cache_trunk",
+        "micro_batch_tokens",
+        "memory_limit",
+    )  # settled by who has a base
+    assert [text["train"].pop(name) for name in engine] == ["auto"] * len(engine)
     assert "auto" not in str(text)
-    assert {c.key for c in choices} == {s.key for s in settings() if s.default == "auto"} - {"task.answer_form"}
+    decided = {s.key for s in settings() if s.default == "auto"} - {"task.answer_form"}
+    assert {c.key for c in choices} == decided - {f"train.{name}" for name in engine}
     assert parse_recipe(load_yaml(dump_recipe(recipe, omit_auto=True))) == recipe
 
 
@@ -75,6 +84,22 @@ def test_learning_rate_by_method_and_size(method, parameters, rate):
 
 
 @pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("qlora", "LoRA on a base under 50 M parameters"),
+        ("bottleneck", "adapters on a base under 50 M parameters"),
+        ({"type": "peft", "peft_type": "IA3"}, "IA3 on a base under 50 M parameters"),
+        ("full", "full tuning of a base under 50 M parameters"),
+    ],
+)
+def test_every_method_has_a_learning_rate(method, reason):
+    recipe, choices = resolved(method=method)
+    assert recipe.train.learning_rate == (5e-4 if method == "full" else 2e-3)
+    assert next(c.reason for c in choices if c.key == "train.learning_rate") == reason
+    assert parse_recipe(load_yaml(dump_recipe(recipe, omit_auto=True))) == recipe
+
+
+@pytest.mark.parametrize(
     ("rows", "batch", "epochs"),
     [(3, 3, 20), (50, 8, 20), (150, 8, 15), (400, 8, 12), (900, 8, 8), (1_999, 8, 5), (2_000, 16, 3), (10_000, 16, 3),
      (10_001, 32, 3), (40_000, 32, 2), (100_000, 32, 1)],
@@ -91,7 +116,6 @@ def test_every_data_set_gets_a_usable_recipe(rows, context, longest, answer):
     recipe, _ = resolve(parse_recipe({"data": "rows.csv"}), facts)
     assert parse_recipe(recipe.model_dump()) == recipe
     assert 1 <= recipe.evaluate.max_new_tokens <= max(1, context // 2)
-    assert recipe.train.micro_batch_tokens >= min(longest, recipe.train.max_length)
 
 
 def test_answers_get_room_to_end():
@@ -103,7 +127,6 @@ def test_device_and_template():
     gpu = replace(FACTS, device="cuda", bf16_supported=True, has_chat_template=True)
     recipe, _ = resolved(gpu)
     assert (recipe.base.dtype, recipe.base.chat_template) == ("bfloat16", "tokenizer")
-    assert recipe.train.micro_batch_tokens == 16_384
     assert resolved(replace(gpu, bf16_supported=False))[0].base.dtype == "float32"
     assert resolved()[0].base.chat_template == "plain"
 

@@ -22,8 +22,9 @@ from tunesmith.models.adapter import load_adapter, save_adapter
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import LoraSettings, attach_lora, trainable_parameters
 from tunesmith.text.types import Sample
-from tunesmith.training.loop import accumulate_gradients, make_optimizer
+from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
+from tunesmith.training.step import accumulate_gradients
 
 PLAN = TrainingPlan(steps=10, batch_size=8, learning_rate=3e-3, seed=0, micro_batch_tokens=25)
 GPT2_LORA = LoraSettings(4, 8, target_modules=("c_attn", "c_proj"), modules_to_save=("ln_f", "lm_head"))
@@ -41,7 +42,7 @@ def float_means_double(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def padded_loss(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
-    """Mean loss per weight by the plain way: pad, all logits, mask."""
+    """The loss sum by the plain way: pad, all logits, mask."""
     width = max(len(s.ids) for s in samples)
     ids = torch.zeros(len(samples), width, dtype=torch.long)
     seen = torch.zeros_like(ids)
@@ -52,7 +53,7 @@ def padded_loss(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
         weights[row, : len(s.ids)] = torch.from_numpy(s.weights)
     logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    return (losses * weights[:, 1:].flatten()).sum() / weights.sum()
+    return (losses * weights[:, 1:].flatten()).sum()
 
 
 def document_loss(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
@@ -63,7 +64,7 @@ def document_loss(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
         if len(s.ids) > 1:
             losses = F.cross_entropy(model(ids, use_cache=False).logits[0, :-1], ids[0, 1:], reduction="none")
             total = total + (losses * torch.from_numpy(s.weights[1:])).sum()
-    return total / sum(float(s.weights.sum()) for s in samples)
+    return total
 
 
 def reference_loss(family: str, model: Any, samples: Sequence[Sample]) -> torch.Tensor:
@@ -83,11 +84,11 @@ def test_full_loss_and_gradients_equal_plain_transformers(family: str) -> None:
     model = build(family).double()
     reference = copy.deepcopy(model)
     samples = ragged_samples()
-    loss, tokens = accumulate_gradients(LanguageModel(model), samples, PLAN)
+    totals = accumulate_gradients(LanguageModel(model), samples, PLAN)
     expected = reference_loss(family, reference, samples)
     expected.backward()
-    assert tokens == sum(len(s.ids) for s in samples if s.supervised)
-    assert loss == pytest.approx(expected.item(), rel=1e-9)
+    assert totals.tokens == sum(len(s.ids) for s in samples if s.supervised)
+    assert totals.loss == pytest.approx(expected.item(), rel=1e-9)
     theirs = dict(reference.named_parameters())
     compared = {name: relative(p.grad, theirs[name].grad) for name, p in model.named_parameters()}
     assert len(compared) > 10
@@ -148,7 +149,7 @@ LORA_CASES = [(f, LoraSettings(4, 8)) for f in FAMILIES] + [
 def test_lora_loss_and_gradients_equal_plain_peft(family: str, settings: LoraSettings) -> None:
     model, theirs, pairs = attach_both(family, settings)
     samples = ragged_samples()
-    loss, _ = accumulate_gradients(model, samples, PLAN)
+    loss = accumulate_gradients(model, samples, PLAN).loss
     expected = reference_loss(family, theirs, samples)
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-9)
@@ -167,8 +168,10 @@ def test_ten_steps_give_the_losses_of_plain_peft(family: str, settings: LoraSett
         samples = ragged_samples(seed=step)
         ours_optimizer.zero_grad()
         theirs_optimizer.zero_grad()
-        ours_losses.append(accumulate_gradients(model, samples, PLAN)[0])
-        loss = reference_loss(family, theirs, samples)
+        totals = accumulate_gradients(model, samples, PLAN)
+        ours_losses.append(totals.mean)
+        ours_optimizer.clip(0.0, 1 / totals.weight)
+        loss = reference_loss(family, theirs, samples) / totals.weight
         loss.backward()
         theirs_losses.append(loss.item())
         ours_optimizer.step()
@@ -204,7 +207,7 @@ def test_a_document_never_changes_anothers_gradient(family: str) -> None:
 
         with language_model.packed():
             batch = collate([mute[0], document, mute[1]])
-            language_model.loss_sum(batch.ids, batch.packing, batch.weights).backward()
+            language_model.loss_sum(batch.ids, batch.packing, batch.weights, batch.previous).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():

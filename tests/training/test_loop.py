@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,20 +14,16 @@ import pytest
 import torch
 
 from tests.training.small import PLAN, ROWS, VALIDATION, tunable, weights
-from tunesmith.errors import DataError, ResourceError
+from tunesmith.errors import DataError, RecipeError, ResourceError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import trainable_parameters
 from tunesmith.text.types import Sample
 from tunesmith.training import checkpoint, loop
-from tunesmith.training.loop import (
-    DivergenceError,
-    TrainingResult,
-    accumulate_gradients,
-    make_optimizer,
-    step_weight,
-    train,
-    validation_loss,
-)
+from tunesmith.training.batching import Batch
+from tunesmith.training.loop import TrainingResult, train
+from tunesmith.training.objectives import LossSum, cross_entropy
+from tunesmith.training.precision import LossScaler
+from tunesmith.training.step import DivergenceError, accumulate_gradients, mean_loss
 
 
 class StoppedError(Exception):
@@ -51,9 +48,9 @@ def facts(result: TrainingResult) -> dict[str, Any]:
 def test_it_learns_and_tells(tmp_path):
     events: list[dict[str, Any]] = []
     model = tunable()
-    before = validation_loss(model, ROWS, 40)
+    before = mean_loss(model, ROWS)
     result = train(model, ROWS, replace(PLAN, steps=40, evaluate_every=10), tmp_path, listener=events.append)
-    assert validation_loss(model, ROWS, 40) < 0.8 * before
+    assert mean_loss(model, ROWS) < 0.8 * before
     assert [e["kind"] for e in events[:2]] == ["train_started", "train_step"]
     assert events[0] | {"steps": 40, "rows": 11, "resumed_at": 0} == events[0]
     assert events[0]["trainable"] == sum(w.numel() for w in weights(model).values()) < events[0]["parameters"]
@@ -86,22 +83,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
         result = train(m, ROWS, replace(plan, max_grad_norm=limit), tmp_path / str(limit))
         norms.append(result.history[0]["grad_norm"])
     assert norms[0] == norms[1] > 1e-3  # told before clipping
-    optimizer = make_optimizer(trainable_parameters(model.model), plan)
-    accumulate_gradients(limited, ROWS, plan)
-    parameters = list(trainable_parameters(limited.model).values())
-    torch.nn.utils.clip_grad_norm_(parameters, 1e-3)
-    clipped = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-    assert clipped.norm().item() == pytest.approx(1e-3, rel=1e-3)
-    assert optimizer.defaults["fused"]
-
-
-def test_weight_decay_is_for_matrices_only():
-    parameters = trainable_parameters(tunable(method="full").model)
-    groups = make_optimizer(parameters, replace(PLAN, weight_decay=0.3)).param_groups
-    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in groups] == [(0.3, {2}), (0.0, {1})]
-    assert sum(len(g["params"]) for g in groups) == len(parameters)
-    lora = make_optimizer(trainable_parameters(tunable().model), PLAN)
-    assert len(lora.param_groups) == 1 and lora.param_groups[0]["weight_decay"] == PLAN.weight_decay
+    assert not same(weights(model), weights(limited))
 
 
 def test_accumulation_is_weighted_by_token():
@@ -112,12 +94,13 @@ def test_accumulation_is_weighted_by_token():
     with torch.no_grad(), model.packed():
         from tunesmith.training.batching import collate
 
-        sums = [model.loss_sum(b.ids, b.packing, b.weights).item() for b in (collate([r]) for r in rows)]
-    loss, tokens = accumulate_gradients(model, rows, replace(PLAN, micro_batch_tokens=1))
-    assert loss == pytest.approx(sum(sums) / 20, rel=1e-5) and tokens == 25
-    assert step_weight(rows) == 20.0
+        sums = [model.loss_sum(b.ids, b.packing, b.weights, b.previous).item() for b in (collate([r]) for r in rows)]
+    totals = accumulate_gradients(model, rows, replace(PLAN, micro_batch_tokens=1))
+    loss = totals.mean
+    assert loss == pytest.approx(sum(sums) / 20, rel=1e-5) and totals.tokens == totals.computed == 25
+    assert totals.weight == 20.0
     assert loss != pytest.approx((sums[0] / 19 + sums[1]) / 2, rel=1e-3)
-    assert validation_loss(model, rows, 1) == pytest.approx(loss, rel=1e-5)
+    assert mean_loss(model, rows) == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 25, 10_000])
@@ -229,7 +212,7 @@ def test_the_best_weights_by_loss(tmp_path):
     best = min(losses, key=lambda step: losses[step])
     assert result.best_step == best < 60, "the learning rate must be so high that the last weights are not the best"
     assert result.best_value == -losses[best]
-    assert validation_loss(model, VALIDATION, 40) == pytest.approx(losses[best])
+    assert mean_loss(model, VALIDATION) == pytest.approx(losses[best])
 
 
 def test_early_stopping_and_its_continuation(tmp_path):
@@ -254,20 +237,68 @@ def test_a_metric_that_is_not_measured_leaves_the_choice_to_the_loss(tmp_path):
     assert result.best_value == -min(losses.values())
 
 
-def test_divergence_names_step_and_rows_and_leaves_the_checkpoint(tmp_path):
+def test_divergence_names_step_and_rows_and_keeps_the_state_before_it(tmp_path):
     model = tunable(method="full")
-    plan = replace(PLAN, checkpoint_seconds=0.0)
 
     def poison(event: dict[str, Any]) -> None:
-        if event["kind"] == "validation" and event["step"] == 3:
+        if event["kind"] == "train_step" and event["step"] == 3:
             with torch.no_grad():
                 next(model.model.parameters())[5:] = float("inf")
 
-    # The validation event comes before the checkpoint of step 3, so step 2's is the last good one.
-    with pytest.raises(DivergenceError, match=r"step 4, rows row \d+[\s\S]*train\.learning_rate") as caught:
-        train(model, ROWS, plan, tmp_path, listener=poison)
-    assert caught.value.exit_code == 5
-    assert (tmp_path / "step-0000002").is_dir()
+    plan = replace(PLAN, evaluate_every=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_LOG_SECONDS", 0.0)
+        with pytest.raises(DivergenceError, match=r"step 4, rows whose own loss is not finite: row \d+") as caught:
+            train(model, ROWS, plan, tmp_path, listener=poison)
+    assert caught.value.exit_code == 5 and "train.learning_rate" in str(caught.value.fix)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000003"]
+
+
+def test_a_row_that_is_not_finite_is_found_among_others(tmp_path):
+    bad = Sample(ROWS[0].ids, np.where(ROWS[0].weights > 0, np.nan, 0).astype(np.float32), "the bad one")
+    plan = replace(PLAN, batch_size=12, evaluate_every=0)
+    model = tunable()
+    before = weights(model)
+    with pytest.raises(DivergenceError, match="step 1, rows whose own loss is not finite: the bad one:"):
+        train(model, [*ROWS, bad], plan, tmp_path)
+    assert same(weights(model), before)
+
+
+def test_too_little_memory_halves_the_streams_and_changes_nothing_else(tmp_path, monkeypatch):
+    from tunesmith.training import step
+
+    reference, model = tunable(), tunable()
+    plan = replace(PLAN, evaluate_every=0, micro_batch_tokens=1_000)
+    train(reference, ROWS, plan, tmp_path / "a")
+    whole = step.accumulate_gradients
+
+    def small_machine(model: Any, rows: Any, plan: Any, objective: Any, streams: int, *more: Any) -> Any:
+        totals = whole(model, rows, plan, objective, streams, *more)  # gradients are there when memory ends
+        if streams > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return totals
+
+    monkeypatch.setattr(step, "accumulate_gradients", small_machine)
+    events: list[dict[str, Any]] = []
+    train(model, ROWS, plan, tmp_path / "b", listener=events.append)
+    assert [e["micro_batch_tokens"] for e in events if e["kind"] == "out_of_memory"] == [500, 250]
+    assert (
+        checkpoint.Progress(**json.loads(next((tmp_path / "b").glob("step-*/progress.json")).read_text())).streams
+        == 250
+    )
+    for name, w in weights(reference).items():
+        torch.testing.assert_close(weights(model)[name], w, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_that_does_not_suffice_for_anything_is_an_error(tmp_path, monkeypatch):
+    from tunesmith.training import step
+
+    def no_memory(*_: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 12 bytes")
+
+    monkeypatch.setattr(step, "accumulate_gradients", no_memory)
+    with pytest.raises(ResourceError, match="not enough memory for a single short document"):
+        train(tunable(), ROWS, PLAN, tmp_path)
 
 
 def test_steps_without_anything_to_learn_change_nothing(tmp_path):
@@ -321,9 +352,9 @@ def test_a_full_disk_stops_it_and_the_next_command_goes_on(tmp_path, monkeypatch
 
 def test_bf16_autocast_trains(tmp_path):
     model = tunable()
-    before = validation_loss(model, ROWS, 40)
-    train(model, ROWS, replace(PLAN, steps=30, autocast="bfloat16", evaluate_every=0), tmp_path)
-    assert validation_loss(model, ROWS, 40) < 0.95 * before
+    before = mean_loss(model, ROWS)
+    train(model, ROWS, replace(PLAN, steps=30, precision="bf16", evaluate_every=0), tmp_path)
+    assert mean_loss(model, ROWS) < 0.95 * before
     assert all(p.dtype == torch.float32 for p in trainable_parameters(model.model).values())
 
 
@@ -332,10 +363,49 @@ def test_an_objective_of_ones_own(tmp_path):
     norms = []
     for i, factor in enumerate((1.0, 0.5)):
 
-        def objective(model: LanguageModel, batch: Any, factor: float = factor) -> torch.Tensor:
-            return factor * model.loss_sum(batch.ids, batch.packing, batch.weights)
+        def objective(model: LanguageModel, batch: Batch, factor: float = factor) -> LossSum:
+            said = cross_entropy(model, batch)
+            return LossSum(factor * said.loss, said.weight)
 
         plan = replace(PLAN, steps=1, evaluate_every=0)
         result = train(tunable(), ROWS, plan, tmp_path / str(i), objective=objective)
         norms.append((result.history[0]["loss"], result.history[0]["grad_norm"]))
     assert norms[0] == pytest.approx([2 * n for n in norms[1]], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"recompute_layers": (0, 1)}, {"optimizer_in_backward": True}, {"precision": "bf16"}]
+)
+def test_ways_to_need_less_change_nothing_or_little(tmp_path, changes):
+    plan = replace(PLAN, evaluate_every=0, micro_batch_tokens=1_000, max_grad_norm=0.0)
+    reference, model = tunable(method="full"), tunable(method="full")
+    expected = train(reference, ROWS, plan, tmp_path / "a")
+    found = train(model, ROWS, replace(plan, **changes), tmp_path / "b")
+    if "recompute_layers" in changes:
+        assert same(weights(model), weights(reference))
+    tolerance = 0.05 if "precision" in changes else 1e-4
+    losses = [[e["loss"] for e in r.history if e["kind"] == "train_step"] for r in (expected, found)]
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
+def test_the_update_within_the_backward_pass_says_what_it_cannot(tmp_path):
+    plan = replace(PLAN, optimizer_in_backward=True)
+    with pytest.raises(RecipeError, match="clipping by norm needs all gradients at once"):
+        train(tunable(), ROWS, plan, tmp_path / "a")
+    with pytest.raises(RecipeError, match="streams, and gradients are complete after the last"):
+        train(tunable(), ROWS, replace(plan, max_grad_norm=0.0, micro_batch_tokens=5), tmp_path / "b")
+
+
+def test_a_scale_that_is_too_large_for_fp16_leaves_steps_out_and_is_halved(tmp_path):
+    model = tunable()
+    plan = replace(PLAN, evaluate_every=0, precision="fp16", steps=6)
+    before = mean_loss(model, ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_LOG_SECONDS", 0.0)
+        patch.setattr("tunesmith.training.step.LossScaler", lambda: LossScaler(scale=2.0**24))
+        result = train(model, ROWS, replace(plan, steps=30), tmp_path)
+    kept = json.loads(next(tmp_path.glob("step-*30/progress.json")).read_text())["scaler"]
+    left_out = [e for e in result.history if e["grad_norm"] == 0.0]
+    assert 1 <= kept["skipped"] <= len(left_out) <= kept["skipped"] + 4
+    assert kept["scale"] == 2.0 ** (24 - kept["skipped"])
+    assert mean_loss(model, ROWS) < before

@@ -20,7 +20,7 @@ _EVERY = 2.0
 """Seconds between two plain lines of a training or an answering that goes on."""
 
 
-_STYLES = {"warning": "yellow", "stage_finished": "green"}
+_STYLES = {"warning": "yellow", "out_of_memory": "yellow", "diagnosis": "yellow", "stage_finished": "green"}
 
 
 @contextmanager
@@ -57,6 +57,14 @@ def lasting_line(event: Mapping[str, Any], stage: str) -> str | None:
             return f"warning: {event['text']}"
         case "note":
             return str(event["text"])
+        case "out_of_memory":
+            return (
+                "warning: memory did not suffice in spite of the plan; the step is computed again with at most "
+                f"{count(event['micro_batch_tokens'])} tokens at once (results stay the same)"
+            )
+        case "diagnosis":
+            changes = " ".join(f"--set {key}={value}" for key, value in event["changes"].items() if value is not None)
+            return f"{event['title']} (step {event['seen_at']}): {event['seen']} {event['remedy']} {changes}".rstrip()
     return None
 
 

@@ -28,7 +28,9 @@ COMMANDS = {
     "evaluate": ("tunesmith.cli.evaluate", "Train where needed and score all candidates, without a verdict."),
     "verdict": ("tunesmith.cli.verdict", "Show the comparison and the verdict of a run."),
     "chat": ("tunesmith.cli.chat", "Talk to the model of a run."),
+    "export": ("tunesmith.cli.export", "Write the tuned model of a run for other tools."),
     "runs": ("tunesmith.cli.runs", "List the runs."),
+    "doctor": ("tunesmith.cli.doctor", "Prove on this machine that gradients are right, and say how fast it can be."),
     "recipe": ("tunesmith.cli.recipe", "What can stand in a recipe: JSON schema, documentation."),
 }
 

@@ -31,6 +31,9 @@ new_option = click.option("--new", is_flag=True, help="Start again, even where a
 trust_option = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with the base model. Dangerous; this run only."
 )
+nproc_option = click.option(
+    "--nproc", type=click.IntRange(1), default=1, metavar="N", help="Train in N processes on this machine, one per GPU."
+)
 _TRUST = "base.trust_remote_code"
 
 

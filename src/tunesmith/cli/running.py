@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,9 @@ from tunesmith.cli.output import RunInterrupted, only_json, print_json
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
+
+_RESTARTS = 3
+"""How often a training in several processes is started again when one of them is lost."""
 
 
 def run_through(
@@ -40,6 +45,15 @@ def run_through(
         print_json(result.to_dict())
     else:
         print_result(result)
+
+
+def in_processes(number: int) -> None:
+    """With more than one process: start this command line in all of them, and end with their exit code."""
+    if number == 1 or "RANK" in os.environ:
+        return
+    from tunesmith.training.launch import launch
+
+    raise SystemExit(launch([sys.executable, "-m", "tunesmith.cli", *sys.argv[1:]], number, _RESTARTS))
 
 
 def _interrupted_run(recipe: Recipe, out: Path | None, began: float) -> Path | None:

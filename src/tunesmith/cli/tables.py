@@ -200,7 +200,16 @@ def _cell(row: Mapping[str, Any] | None, best: float) -> Text:
     return text.append(f"  {bare_points(row['low'])} to {bare_points(row['high'])}", "dim")
 
 
+def _part(name: str, value: Any) -> str:
+    """One entry of a figure that has several: bytes of a part, or whether a server can load the adapter."""
+    if isinstance(value, Mapping):
+        return "yes" if value["ok"] else f"no ({'; '.join(value['reasons'])})"
+    return _figure(name, value)
+
+
 def _figure(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_part(name, part)}" for key, part in value.items() if part)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if name.endswith("_bytes"):

@@ -1,5 +1,5 @@
 """Tuned models on their way out, each compared with the run's own before it is called finished."""
 
-from tunesmith.export.run_export import KINDS, export_run, merge
+from tunesmith.export.run_export import KINDS, export_run
 
-__all__ = ["KINDS", "export_run", "merge"]
+__all__ = ["KINDS", "export_run"]

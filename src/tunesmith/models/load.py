@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from tunesmith.errors import EngineError, RecipeError, VerificationError
 from tunesmith.ops.product import use_fast_linears
@@ -62,13 +63,16 @@ def base_folder(name: str) -> Path | None:
     return None
 
 
-def load_base(spec: Base) -> LoadedBase:
-    """Load model and tokenizer in evaluation mode on the best device; remote code only if the recipe allows it."""
+def load_base(spec: Base, device: torch.device | str | None = None) -> LoadedBase:
+    """Load model and tokenizer in evaluation mode; remote code only if the recipe allows it.
+
+    device: where to; by default the best there is.
+    """
     folder = base_folder(spec.model)
     if folder is not None and folder.parent == EMBEDDED:
         _verify_embedded(folder)
     source = str(folder) if folder is not None else spec.model
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = _load_tokenizer(source, spec, folder)
     model = _load_model(source, spec, folder, device)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
@@ -122,7 +126,7 @@ def _load_tokenizer(source: str, spec: Base, folder: Path | None) -> Any:
         )
     try:
         return AutoTokenizer.from_pretrained(source, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:
         raise EngineError(f"the tokenizer could not be loaded: {_first(error)}", where=source) from error
 
 
@@ -131,7 +135,7 @@ def _load_model(source: str, spec: Base, folder: Path | None, device: torch.devi
 
     try:
         model = _open_model(source, spec, pick_dtype(spec.dtype, device))
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         where = source if folder is not None else f"{source} (hub)"
         raise EngineError(
             f"the model could not be loaded: {_first(error)}",

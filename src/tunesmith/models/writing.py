@@ -1,7 +1,7 @@
 """Tensors in files, with errors as the operating system tells them.
 
-`safetensors` and `torch` wrap a full disk or a missing permission in errors of their own; without this, what a person
-can mend would look like a bug of ours.
+`safetensors`, `tokenizers` and `torch` wrap a full disk or a missing permission in errors of their own; without this,
+what a person can mend would look like a bug of ours.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ _NUMBER = re.compile(r"\(os error (\d+)\)")
 
 @contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Within this context what `safetensors` could not write to `path` is an `OSError`."""
+    """Within this context what `safetensors` or `tokenizers` could not write to `path` is an `OSError`."""
     try:
         yield
-    except SafetensorError as error:
-        number = _NUMBER.search(str(error))
+    except Exception as error:
+        # `tokenizers` raises an `Exception` of no further kind.
+        ours = isinstance(error, SafetensorError) or type(error) is Exception
+        number = _NUMBER.search(str(error)) if ours else None
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.ops.pointwise import softmax_loss
 from tunesmith.ops.product import product
 
 CHUNK = 512
@@ -55,41 +56,47 @@ class _HeadLoss(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias, dtype=wide) if needs_bias and bias is not None else None
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         # Autocast knows torch's own products only.
         times = F.linear if torch.is_autocast_enabled(hidden.device.type) else product
         for start in range(0, hidden.shape[0], CHUNK):
             part = slice(start, start + CHUNK)
-            h, y, w = hidden[part], targets[part, None], weights[part, None].to(wide)
+            h = hidden[part]
             logits = rule(_widen(times(h, weight, bias)))
-            norm = logits.logsumexp(-1, keepdim=True)
-            loss += ((norm - logits.gather(1, y)) * w).sum()
+            kept = logits.clone() if rule.softcap is not None else logits
+            loss += softmax_loss(logits, targets[part], weights[part].to(wide)).sum()
             if not (needs_hidden or needs_weight or needs_bias):
                 continue
-            grad = (logits - norm).exp_()
-            grad.scatter_add_(1, y, torch.full_like(y, -1, dtype=grad.dtype))
-            grad = rule.backward(grad.mul_(w), logits)
+            grad = rule.backward(logits, kept)
             if d_bias is not None:
                 d_bias += grad.sum(0)
             grad = grad.to(hidden.dtype)
             if d_hidden is not None:
                 d_hidden[part] = times(grad, weight.t())
-            if d_weight is not None:
-                d_weight += times(grad.t(), h.t())
+            if needs_weight:
+                part_of_weight = times(grad.t(), h.t()).to(wide)
+                d_weight = part_of_weight if d_weight is None else d_weight.add_(part_of_weight)
+                del part_of_weight
+        if needs_weight and d_weight is None:
+            d_weight = torch.zeros_like(weight, dtype=wide)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return loss
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        gradients = ctx.saved_tensors
+        # Scaled in place where nobody can ask again: the head's gradient can be the largest tensor there is.
+        again = torch._C._autograd._get_current_graph_task_keep_graph()
+        times = torch.Tensor.mul if again else torch.Tensor.mul_
+        d_hidden, d_weight, d_bias = (None if g is None else times(g, scale.to(g.dtype)) for g in gradients)
         weight_dtype, bias_dtype = ctx.dtypes
         return (
-            None if d_hidden is None else d_hidden * scale.to(d_hidden.dtype),
-            None if d_weight is None else (d_weight * scale).to(weight_dtype),
-            None if d_bias is None else (d_bias * scale).to(bias_dtype),
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight_dtype),
+            None if d_bias is None else d_bias.to(bias_dtype),
             None,
             None,
             None,

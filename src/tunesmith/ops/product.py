@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# oneDNN keeps compiled code for each shape it has met, by default for 1,024 of them: half a gigabyte where every step
-# has another number of tokens. It reads this at its first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+# oneDNN and torch's layer above it each keep what they prepared for a shape, by default for 1,024 of them: half a
+# megabyte each, where every step has another number of tokens. A step needs about 30 in turn. Both read this at their
+# first product.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "48")
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]
 _FEW_ROWS = 16
 """Below so many rows (decoding) a product is bound by memory, and the plain call has less to set up."""

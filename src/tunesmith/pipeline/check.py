@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,21 @@ from tunesmith.data import check_examples, infer_task, load_examples
 from tunesmith.data.types import Finding
 from tunesmith.errors import DataError, TunesmithError
 from tunesmith.models.forward import LanguageModel
-from tunesmith.models.lora import attach_lora, trainable_parameters
+from tunesmith.models.fused_layers import use_fused_layers
+from tunesmith.models.methods import attach
+from tunesmith.models.servable import Servability, servable
+from tunesmith.pipeline.planning import fit_memory
 from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data, trainable_samples
-from tunesmith.pipeline.stages import lora_settings, training_plan
+from tunesmith.pipeline.training import training_job, training_plan
 from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Data, Recipe
 from tunesmith.text.preview import preview
 from tunesmith.text.types import Sample
-from tunesmith.training.loop import accumulate_gradients
-from tunesmith.training.resources import peak_memory, reset_peak_memory
+from tunesmith.training.calibration import calibrate, forecast_time
+from tunesmith.training.resources import keep_freed_memory
 
 _LOOKED_AT = 5_000
 """Training rows tokenised to know lengths, where there are more."""
-_PROBE_TOKENS = 1_024
-"""Tokens computed to measure memory and speed: enough to be typical, few enough for `check` to stay small."""
-_ADAMW_BYTES = 8
-"""AdamW keeps two fp32 numbers per trained parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,63 +99,49 @@ def check_file(path: Path) -> CheckReport:
 
 
 def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Tokens, memory, time and money of the run, from one measured optimiser step on this machine's own rows.
+    """Tokens, memory, time and money of the run: memory from shapes, time from a calibration of this machine.
 
-    The longest rows are taken for memory (the worst step), a typical batch for speed; the model is left as it was in
-    value, but with gradients computed once: `check` ends with the process that called it.
+    The calibration measures a few micro-batches of this very training and is kept for the next time. The model is
+    left as it was in value, but with adapters attached: `check` ends with the process that called it.
     """
     rows = len(prepared.rows.splits.train)
-    plan = training_plan(prepared, rows)
-    recipe = prepared.recipe
-    if recipe.method.type == "lora":
-        attach_lora(prepared.base.model, lora_settings(prepared), recipe.train.seed)
-    else:
-        prepared.base.model.requires_grad_(True)
-    model = LanguageModel(prepared.base.model)
-    parameters = trainable_parameters(prepared.base.model)
-    by_length = sorted(samples, key=lambda s: len(s.ids))
-    typical = by_length[:: max(1, len(samples) // plan.batch_size)][: plan.batch_size]
-    longest = by_length[-plan.batch_size :]
-    model.model.train()
-    reset_peak_memory()
-    before = peak_memory()
-    probe = _up_to(longest[::-1], _PROBE_TOKENS)
-    _, probed = accumulate_gradients(model, probe, plan)
-    # What a step needs above the loaded model grows with the tokens computed at once.
-    at_once = min(sum(len(s.ids) for s in longest), max(plan.micro_batch_tokens, len(longest[-1].ids)))
-    trained = sum(p.numel() for p in parameters.values())
-    memory = before + round((peak_memory() - before) * max(1.0, at_once / probed)) + trained * _ADAMW_BYTES
-    began = time.perf_counter()
-    _, tokens = accumulate_gradients(model, _up_to(typical, _PROBE_TOKENS), plan)
-    rate = tokens / (time.perf_counter() - began)
-    for parameter in parameters.values():
-        parameter.grad = None
-    mean = sum(len(s.ids) for s in samples) / len(samples)
-    training_tokens = round(plan.steps * plan.batch_size * mean)
-    seconds = training_tokens / rate
+    job = training_job(prepared)
+    tuning = attach(prepared.base, prepared.recipe.method, prepared.recipe.train.seed, prepared.added)
+    model, memory = LanguageModel(prepared.base.model), prepared.memory
+    if memory is None:
+        recipe, _, memory = fit_memory(job.recipe, model, samples, job.base)
+        job = replace(job, recipe=recipe)
+    recipe, plan = job.recipe, memory.apply(training_plan(job, rows))
+    plan = replace(plan, share_prefixes=plan.share_prefixes and not model.draws_chance)
+    keep_freed_memory()
+    use_fused_layers(prepared.base.model)
+    learnt = [s for s in samples if s.supervised]
+    measured = calibrate(model, learnt, plan)
+    time = forecast_time(
+        measured, learnt, plan, validation_tokens=sum(len(s.ids) for s in prepared.validation if s.supervised)
+    )
     prices = recipe.verdict.prices
+    tokens = round(plan.steps * plan.batch_size * sum(len(s.ids) for s in samples) / len(samples))
     return {
         "rows": rows,
         "rows_looked_at": len(samples),
         "supervised_share": prepared.lengths.supervised / max(1, prepared.lengths.tokens),
         "padding_a_padded_trainer_would_waste": prepared.lengths.padding_share,
         "optimiser_steps": plan.steps,
-        "training_tokens": training_tokens,
-        "tokens_per_second": rate,
-        "training_seconds": seconds,
-        "peak_memory_bytes": memory,
-        "parameters_trained": trained,
-        f"compute_{prices.currency}": seconds / 3600 * prices.hardware_per_hour,
+        "training_tokens": tokens,
+        "tokens_computed": time.tokens,
+        "tokens_per_second": tokens / time.training_seconds,
+        "training_seconds": time.training_seconds,
+        "validation_seconds": time.validation_seconds,
+        "peak_memory_bytes": memory.predicted_peak_bytes,
+        "memory_parts_bytes": dict(memory.parts),
+        "parameters_trained": sum(p.numel() for p in tuning.trained().values()),
+        "servable": {s.server: {"ok": s.ok, "reasons": list(s.reasons)} for s in _servers(prepared)},
+        f"compute_{prices.currency}": time.seconds / 3600 * prices.hardware_per_hour,
         f"work_{prices.currency}": prices.hours_of_work * prices.work_per_hour,
-        "note": "measured on one step here; validation during training and the evaluation of candidates come on top",
+        "note": "time measured on a few micro-batches here; answers during training and the evaluation come on top",
     }
 
 
-def _up_to(samples: Sequence[Sample], tokens: int) -> list[Sample]:
-    """The first samples of together at most so many tokens; at least one."""
-    taken: list[Sample] = []
-    for sample in samples:
-        if taken and sum(len(s.ids) for s in taken) + len(sample.ids) > tokens:
-            break
-        taken.append(sample)
-    return taken
+def _servers(prepared: Prepared) -> tuple[Servability, ...]:
+    return servable(prepared.recipe.method, prepared.base.model.config, prepared.added is not None)

@@ -11,8 +11,11 @@ from typing import Any, Literal, cast
 from tunesmith.data import check_examples, infer_task, load_examples, make_splits
 from tunesmith.data.types import Example, Finding, Splits
 from tunesmith.errors import DataError, RecipeError
-from tunesmith.models.load import LoadedBase, load_base
+from tunesmith.models.load import LoadedBase
 from tunesmith.models.training_text import TrainingTextRecord, seen_in_training
+from tunesmith.models.vocabulary import AddedTokens
+from tunesmith.pipeline.opening import open_base
+from tunesmith.pipeline.planning import plan_engine
 from tunesmith.recipe.resolve import Choice, Facts, resolve
 from tunesmith.recipe.schema import MetricName, Recipe, TaskType
 from tunesmith.tasks import fit_task
@@ -21,6 +24,7 @@ from tunesmith.tasks.types import Task
 from tunesmith.text.preview import LengthFacts, length_facts
 from tunesmith.text.render import Renderer
 from tunesmith.text.types import Sample
+from tunesmith.training.planner import MemoryPlan
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -62,9 +66,11 @@ class Prepared:
 
     recipe: Recipe
     choices: tuple[Choice, ...]
+    memory: MemoryPlan | None
     rows: Rows
     task: Task
     base: LoadedBase
+    added: AddedTokens | None
     renderer: Renderer
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
@@ -119,17 +125,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None) -> Prepared:
+def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe | None = None) -> Prepared:
     """Load the base, render and tokenise, decide every `auto`.
 
-    With `at_most`, of more training rows only about so many are tokenised (and every one that may be too long): enough
-    to look at, not to train on.
+    `kept` is the recipe of this run's earlier part, if there is one. With `at_most`, of more training rows only about
+    so many are tokenised (and every one that may be too long): enough to look at, not to train on.
     """
-    base = load_base(recipe.base)
+    base, added = open_base(recipe)
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits
     task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation, *splits.test])
-    _refuse_what_does_not_fit(recipe, task, base)
+    _refuse_what_does_not_fit(recipe, task)
     looked_at = _thinned(splits.train, at_most, base.context)
     train = _samples(renderer, task, looked_at, recipe)
     validation = _samples(renderer, task, splits.validation, recipe)
@@ -154,12 +160,15 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None) -> Prepared:
     )
     resolved, choices = resolve(recipe, facts)
     limit = int(resolved.train.max_length)
+    planned = plan_engine(resolved, base, added, [s for s in train if s.supervised and len(s.ids) <= limit], kept)
     return Prepared(
-        recipe=resolved,
-        choices=tuple(choices),
+        recipe=planned.recipe,
+        choices=(*choices, *planned.choices),
+        memory=planned.memory,
         rows=rows,
         task=task,
         base=base,
+        added=added,
         renderer=renderer,
         train=train,
         validation=tuple(s for s in validation if len(s.ids) <= limit),
@@ -169,17 +178,11 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None) -> Prepared:
     )
 
 
-def _refuse_what_does_not_fit(recipe: Recipe, task: Task, base: LoadedBase) -> None:
-    """Settings that only the task and the base can prove wrong."""
+def _refuse_what_does_not_fit(recipe: Recipe, task: Task) -> None:
+    """Settings that only the task can prove wrong."""
     if recipe.goal.metric not in ("auto", *task.metrics):
         raise RecipeError(
             f"a {task.name} has no metric {recipe.goal.metric}", where="goal.metric", expected=", ".join(task.metrics)
-        )
-    if recipe.train.max_length != "auto" and recipe.train.max_length > base.context:
-        raise RecipeError(
-            f"{recipe.train.max_length} tokens are more than the base's context",
-            where="train.max_length",
-            expected=f"at most {base.context}",
         )
 
 

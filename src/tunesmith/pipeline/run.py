@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -16,24 +16,26 @@ from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.evaluation.comparison import Comparison
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.inference.torch_engine import TorchEngine
-from tunesmith.models.load import load_base
+from tunesmith.models.load import LoadedBase
+from tunesmith.pipeline.opening import open_base, open_tuned
+from tunesmith.pipeline.pairs import is_pairs, pairs_key, prepare_pairs, refuse_other_stages
 from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, file_sha256, prepare, read_data
 from tunesmith.pipeline.result import Model, Result
 from tunesmith.pipeline.stages import (
     compare_all,
     costs_of,
     decide_run,
-    load_tuned,
     run_baselines,
-    run_training,
     run_tuned,
 )
+from tunesmith.pipeline.training import carry_out, follow, run_training, training_job
 from tunesmith.recipe import differences, dump_recipe, load_recipe, parse_recipe, recipe_hash
 from tunesmith.recipe.overrides import resolve_paths
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import EventLog, RunFolder, environment, list_runs, write_json, write_text
 from tunesmith.tasks import restore_task, task_record
 from tunesmith.text.render import Renderer
+from tunesmith.training import processes
 from tunesmith.verdict.headline import headline
 from tunesmith.verdict.report import write_report
 from tunesmith.verdict.report_data import ReportData
@@ -66,17 +68,40 @@ def run(
     """
     # A recipe made in Python may hold relative paths; the run must be readable from any other folder.
     recipe = parse_recipe(resolve_paths(recipe.model_dump(), Path.cwd()))
-    folder = _folder_for(recipe, Path(out) if out is not None else None, new, through)
-    with folder.lock():
-        _remember(folder, recipe, check=out is not None)
-        if _goal_reached(folder, recipe, through):
-            return load_run(folder)
-        with folder.events([listener] if listener is not None else []) as events:
-            try:
-                return _run_stages(recipe, folder, through, events)
-            except TunesmithError as error:
-                folder.set_status("failed", error=error.what.splitlines()[0])
-                raise
+    with processes.joined():
+        if not processes.first():
+            return _follow(recipe, through)
+        # Started again after a process was lost, it is the same run.
+        folder = _folder_for(recipe, Path(out) if out is not None else None, new and not processes.restarts(), through)
+        with folder.lock():
+            _remember(folder, recipe, check=out is not None)
+            if _goal_reached(folder, recipe, through):
+                processes.first_only(lambda: None)
+                result = load_run(folder)
+            else:
+                result = _run_first(recipe, folder, through, listener)
+        processes.first_only(lambda: str(folder.path))
+        return result
+
+
+def _run_first(recipe: Recipe, folder: RunFolder, through: Through, listener: Listener | None) -> Result:
+    """The stages, with a failure written into the run."""
+    with folder.events([listener] if listener is not None else []) as events:
+        try:
+            return _run_stages(recipe, folder, through, events)
+        except TunesmithError as error:
+            folder.set_status("failed", error=error.what.splitlines()[0])
+            raise
+
+
+def _follow(recipe: Recipe, through: Through) -> Result:
+    """The part of a process that is not the first: the training, of the same rows on the same base."""
+    if through == "baselines":
+        processes.first_only(lambda: None)
+    else:
+        follow(prepare_pairs(recipe).job if is_pairs(recipe) else training_job(prepare(recipe, read_data(recipe))))
+    place: str = processes.first_only(lambda: "")
+    return load_run(RunFolder(Path(place)))
 
 
 def load_run(folder: RunFolder) -> Result:
@@ -98,9 +123,7 @@ def load_model(folder: RunFolder, recipe: Recipe, *, tuned: bool) -> Model:
     """The run's tuned model, or its base asked in the same way."""
     if tuned and not (folder.adapter.is_dir() or folder.model.is_dir()):
         raise RecipeError("this run has no tuned model yet", where=str(folder.path), fix="tunesmith run RECIPE")
-    base = load_base(recipe.base)
-    if tuned:
-        load_tuned(base.model, folder)
+    base = open_tuned(recipe, folder) if tuned else open_base(recipe)[0]
     engine = TorchEngine(base.model, Renderer(base.tokenizer, recipe.base.chat_template), base.context)
     return Model(engine, restore_task(json.loads((folder.path / _TASK).read_text())), recipe)
 
@@ -109,11 +132,13 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
     def tell(event: dict[str, Any]) -> None:
         events.write(event["kind"], **{k: v for k, v in event.items() if k != "kind"})
 
+    if is_pairs(recipe):
+        return _train_pairs(recipe, folder, through, events, tell)
     with _stage(events, "check", "reading and checking the data"):
         rows = read_data(recipe)
         if any(f.severity == "error" for f in rows.findings):
             raise DataFindingsError(rows.findings)
-        prepared = prepare(recipe, rows)
+        prepared = prepare(recipe, rows, kept=_earlier(folder))
         errors = [f for f in prepared.findings if f.severity == "error"]
         if errors:
             raise DataFindingsError(prepared.findings)
@@ -127,9 +152,11 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
             evaluations = run_baselines(prepared, folder, tell)
     training: dict[str, Any] | None = None
     verdict: Verdict | None = None
-    if through != "baselines":
+    if through == "baselines":
+        processes.first_only(lambda: None)
+    else:
         with _stage(events, "train", "training"):
-            training, _ = run_training(prepared, folder, tell)
+            training, prepared = run_training(prepared, folder, tell)
     if through in ("evaluate", "verdict"):
         with _stage(events, "evaluate", "evaluating the tuned model"):
             evaluations.append(run_tuned(prepared, folder, tell))
@@ -147,6 +174,34 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
     return Result(folder, prepared.recipe, comparison, training, verdict, _facts(evaluations))
 
 
+def _train_pairs(
+    recipe: Recipe, folder: RunFolder, through: Through, events: EventLog, tell: Callable[[dict[str, Any]], None]
+) -> Result:
+    """Pairs of texts: trained, and nothing else."""
+    refuse_other_stages(through)
+    with _stage(events, "check", "reading and checking the pairs"):
+        prepared = prepare_pairs(recipe, _earlier(folder))
+        reasons = {c.key: c.reason for c in prepared.choices}
+        write_text(folder.recipe_file, dump_recipe(prepared.recipe, reasons, omit_auto=True))
+        parts = {part: len(getattr(prepared.splits, part)) for part in ("train", "validation", "test")}
+        data = {
+            "files_sha256": prepared.sources,
+            "splits_sha256": dict(prepared.splits.hashes),
+            "rows": parts,
+            "left_out": prepared.left_out,
+        }
+        base = prepared.job.base
+        _update_manifest(folder, recipe, prepared.recipe, data, base, {})
+    for finding in prepared.findings:
+        if finding.severity == "warning":
+            tell({"kind": "warning", "text": finding.message, "code": finding.code, "count": finding.count})
+    with _stage(events, "train", "training"):
+        facts, _ = carry_out(prepared.job, folder, pairs_key(prepared), tell)
+    folder.set_status("finished", verdict="through train")
+    folder.update_manifest(reached={through: True})
+    return Result(folder, prepared.recipe, None, facts, None, {})
+
+
 def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -> RunFolder:
     """The run's folder: the one asked for, one to continue, or a new one."""
     if out is not None:
@@ -162,6 +217,11 @@ def _folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) -
         for folder in unfinished[:1] or finished[:1]:
             return folder
     return RunFolder.create(root, _safe(name))
+
+
+def _earlier(folder: RunFolder) -> Recipe | None:
+    """The resolved recipe that an earlier part of this run left."""
+    return load_recipe(folder.recipe_file) if folder.recipe_file.is_file() else None
 
 
 def _remember(folder: RunFolder, recipe: Recipe, check: bool) -> None:
@@ -211,25 +271,40 @@ def _record(prepared: Prepared, recipe: Recipe, folder: RunFolder) -> None:
     reasons = {c.key: c.reason for c in prepared.choices}
     write_text(folder.recipe_file, dump_recipe(prepared.recipe, reasons, omit_auto=True))
     write_json(folder.path / _TASK, task_record(prepared.task))
-    base, rows = prepared.base, prepared.rows
+    rows = prepared.rows
+    data = {
+        "files_sha256": rows.sources,
+        "splits_sha256": dict(rows.splits.hashes),
+        "rows": {part: len(getattr(rows.splits, part)) for part in ("train", "validation", "test")},
+        "left_out": rows.left_out,
+    }
+    more = {
+        "chat_template": prepared.renderer.template,
+        "test_rows_in_training_text": list(prepared.seen_test_rows),
+    }
+    _update_manifest(folder, recipe, prepared.recipe, data, prepared.base, more)
+
+
+def _update_manifest(
+    folder: RunFolder,
+    asked: Recipe,
+    resolved: Recipe,
+    data: Mapping[str, Any],
+    base: LoadedBase,
+    more: Mapping[str, Any],
+) -> None:
     folder.update_manifest(
-        recipe_sha256=recipe_hash(recipe),
-        data={
-            "files_sha256": rows.sources,
-            "splits_sha256": dict(rows.splits.hashes),
-            "rows": {part: len(getattr(rows.splits, part)) for part in ("train", "validation", "test")},
-            "left_out": rows.left_out,
-        },
+        recipe_sha256=recipe_hash(asked),
+        data=dict(data),
         base={
             "model": base.name,
             "revision": base.revision,
             "weights_sha256": base.weights_sha256,
             "parameters": base.parameters,
             "context": base.context,
-            "chat_template": prepared.renderer.template,
-            "test_rows_in_training_text": list(prepared.seen_test_rows),
+            **more,
         },
-        seed=prepared.recipe.train.seed,
+        seed=resolved.train.seed,
         environment=environment(),
         command=sys.argv,
     )

@@ -12,7 +12,7 @@ from tunesmith.recipe.io import (
 )
 from tunesmith.recipe.overrides import apply_overrides
 from tunesmith.recipe.problems import InvalidRecipeError, Problem
-from tunesmith.recipe.resolve import Choice, Facts, resolve
+from tunesmith.recipe.resolve import Choice, Facts, resolve, settle
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.yaml_text import dump_yaml
 
@@ -35,4 +35,5 @@ __all__ = [
     "recipe_schema",
     "resolve",
     "settings",
+    "settle",
 ]

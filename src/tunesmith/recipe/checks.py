@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tunesmith.recipe.problems import Problem
 from tunesmith.recipe.schema import Recipe
@@ -10,7 +10,7 @@ from tunesmith.recipe.schema import Recipe
 
 def check_values(recipe: Recipe) -> list[Problem]:
     """Every value that is of the right type and still makes no sense."""
-    return [*_positive(recipe), *_split(recipe), *_lists(recipe)]
+    return [*_positive(recipe), *_split(recipe), *_lists(recipe), *_method(recipe), *_train(recipe)]
 
 
 def _positive(recipe: Recipe) -> Iterator[Problem]:
@@ -66,3 +66,57 @@ def _lists(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("baselines", "a baseline is given twice", expected="distinct names")
     if recipe.method.type == "lora" and recipe.method.target_modules == []:
         yield Problem("method.target_modules", "no module would be tuned", expected="all-linear | list of text")
+
+
+_LORA_ONLY = ("use_rslora", "use_dora", "init", "rank_pattern", "alpha_pattern", "lora_plus_ratio")
+_NOT_OF = {
+    "full": (*_LORA_ONLY, "target_modules", "dropout"),
+    "bottleneck": (*_LORA_ONLY, "target_modules"),
+    "peft": (*_LORA_ONLY, "dropout"),
+}
+"""Settings that say nothing about a method: with `peft`, dropout is one of its options."""
+
+
+def _method(recipe: Recipe) -> Iterator[Problem]:
+    method = recipe.method
+    if method.type == "peft" and method.peft_type is None:
+        yield Problem("method.peft_type", "missing", expected="the name of a method of the peft library, such as VERA")
+    if method.type != "peft":
+        for key in ("peft_type", "peft_options"):
+            if getattr(method, key):
+                yield Problem(f"method.{key}", f"has no meaning for method.type {method.type}", expected="type: peft")
+    defaults = type(method)()
+    for key in _NOT_OF.get(method.type, ()):
+        if getattr(method, key) != getattr(defaults, key):
+            yield Problem(f"method.{key}", f"has no meaning for method.type {method.type}", expected="type: lora")
+    if method.type == "full" and method.quantize != "none":
+        yield Problem("method.quantize", "weights that are trained cannot be quantised", expected="none | type: lora")
+    if method.quantize != "none" and method.init in ("pissa", "olora"):
+        yield Problem(
+            "method.init", f"{method.init} begins with directions of the full weights", expected="quantize: none"
+        )
+    patterns: dict[str, Mapping[str, float]] = {
+        "method.rank_pattern": method.rank_pattern,
+        "method.alpha_pattern": method.alpha_pattern,
+    }
+    for key, pattern in patterns.items():
+        for name, value in pattern.items():
+            if not 0 < value < float("inf"):
+                yield Problem(f"{key}.{name}", f"{value} is not allowed", expected="a number above 0")
+
+
+def _train(recipe: Recipe) -> Iterator[Problem]:
+    train = recipe.train
+    if train.optimizer_in_backward and train.max_grad_norm:
+        yield Problem(
+            "train.optimizer_in_backward",
+            "weights are updated before the whole gradient's norm is known, so it cannot be clipped",
+            expected="train.max_grad_norm: 0",
+        )
+    if train.cpu_offload and train.sharding != "fsdp":
+        yield Problem("train.cpu_offload", "has no meaning without sharding", expected="train.sharding: fsdp")
+    if train.cache_trunk == "on" and recipe.method.last_layers is None:
+        yield Problem("train.cache_trunk", "no layer below the tuned ones is known", expected="method.last_layers")
+    pair = recipe.data.columns.second is not None
+    if train.objective == "contrastive" and not pair:
+        yield Problem("data.columns.second", "missing", expected="the column with the second text of a pair")

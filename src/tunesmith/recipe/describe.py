@@ -12,9 +12,13 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tunesmith.recipe.schema import Recipe, Section
+from tunesmith.recipe.schema import NAME_PATTERN, SIZE_PATTERN, Recipe, Section
 
-_NAMES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true | false"}
+_PATTERNS = {
+    NAME_PATTERN: "of letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    SIZE_PATTERN: "a number and GB, GiB, MB or MiB, or auto",
+}
+_NAMES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true | false", Any: "any value"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,11 @@ def settings(sections: Sequence[str] | None = None) -> Iterator[Setting]:
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section a field holds, or None for a single setting."""
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    """The section a field holds (or may hold), or None for a single setting."""
+    for part in _alternatives(field.annotation):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
 
 
 def field_at(path: Sequence[str]) -> FieldInfo | None:
@@ -136,6 +142,8 @@ def _annotation_text(annotation: Any) -> str:
             words += [str(value) for value in get_args(part)]
         elif get_origin(part) is list:
             words.append(f"list of {_annotation_text(get_args(part)[0])}")
+        elif get_origin(part) is dict:
+            words.append(f"mapping of text to {_annotation_text(get_args(part)[1])}")
         else:
             words.append(_NAMES[part])
     if {"number", "integer"} <= set(words):
@@ -155,7 +163,7 @@ def _limits(metadata: Sequence[Any]) -> Iterator[str]:
             case Lt(lt=value):
                 yield f"below {value}"
             case _ if getattr(limit, "pattern", None):
-                yield "of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+                yield _PATTERNS[limit.pattern]
 
 
 def _default_text(field: FieldInfo) -> str:

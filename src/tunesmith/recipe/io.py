@@ -120,13 +120,15 @@ def recipe_hash(recipe: Recipe) -> str:
 def differences(first: Recipe, second: Recipe) -> list[tuple[str, Any, Any]]:
     """The settings that decide results and differ, as (dotted key, first value, second value)."""
     one, two = (_flat(r.model_dump(mode="json", exclude=set(_NO_RESULT))) for r in (first, second))
-    return [(key, one[key], two[key]) for key in one if one[key] != two[key]]
+    keys = [*one, *(key for key in two if key not in one)]
+    return [(key, one.get(key), two.get(key)) for key in keys if one.get(key) != two.get(key)]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        inner = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value})
     return flat
 
 

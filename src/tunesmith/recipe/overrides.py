@@ -74,8 +74,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Pat
 def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a recipe's mapping made absolute, counted from `folder`.
 
-    Data files always are paths; a base model and a chat template are where they begin with `.`, `/` or `~`, or name
-    something that exists in the folder, as both may be a name instead.
+    Data files and the file of an objective always are paths; a base model, a teacher and a chat template are where they
+    begin with `.`, `/` or `~`, or name something that exists in the folder, as they may be a name instead.
     """
     result = copy.deepcopy(dict(data))
     for section, name in (("data", "train"), ("data", "validation"), ("data", "test")):
@@ -89,6 +89,16 @@ def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             # A folder that happens to be called `plain` does not hide the template of that name.
             if isinstance(value, str) and _is_path(value, folder, file=name == "chat_template"):
                 base[name] = str(_absolute(value, folder))
+    train = result.get("train")
+    if isinstance(train, dict):
+        file, colon, name = str(train.get("objective", "")).rpartition(":")
+        if colon and file.endswith(".py"):
+            train["objective"] = f"{_absolute(file, folder)}:{name}"
+        distillation = train.get("distillation")
+        if isinstance(distillation, dict) and isinstance(distillation.get("teacher"), str):
+            teacher = distillation["teacher"]
+            if _is_path(teacher, folder, file=False):
+                distillation["teacher"] = str(_absolute(teacher, folder))
     return result
 
 

@@ -56,21 +56,19 @@ _BATCH_SIZES = ((1_999, 8), (10_000, 16), (math.inf, 32))
 _EPOCHS = ((99, 20), (199, 15), (499, 12), (999, 8), (1_999, 5), (20_000, 3), (50_000, 2), (math.inf, 1))
 
 # Parameters below which a peak learning rate holds, by method. Smaller models bear larger steps; LoRA bears larger
-# ones than full tuning because its update starts at zero and is of low rank.
+# ones than full tuning because its update starts at zero and is of low rank. Other adapters begin where LoRA does.
 _LEARNING_RATES = {
     "lora": ((50e6, 2e-3), (300e6, 5e-4), (1e9, 2e-4), (math.inf, 1e-4)),
     "full": ((50e6, 5e-4), (300e6, 1e-4), (1e9, 2e-5), (math.inf, 1e-5)),
 }
 
-_MICRO_BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
-
 
 def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
     """A recipe without `auto` and the choices made, in the order of the recipe.
 
-    What does not apply stays `auto`: labels without a classification, the answer's form without an extraction,
-    format and encoding where `facts` do not know them. Later decisions see earlier ones (a micro-batch holds the
-    longest row that `max_length` allows).
+    Engine settings that need the loaded base (precision, tokens at once, recomputation, kept states) stay `auto`, to be
+    settled by who has it. What does not apply stays `auto` too: labels without a classification, the answer's form
+    without an extraction, format and encoding where `facts` do not know them. Later decisions see earlier ones.
     """
     choices: list[Choice] = []
     for key, decide in _DECISIONS.items():
@@ -84,6 +82,12 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
         recipe = _set(recipe, section_name.split("."), name, value)
         choices.append(Choice(key, value, reason))
     return recipe, choices
+
+
+def settle(recipe: Recipe, key: str, value: Any, reason: str) -> tuple[Recipe, Choice]:
+    """A recipe in which the `auto` under a dotted key is decided from outside, and that decision."""
+    section_name, _, name = key.rpartition(".")
+    return _set(recipe, section_name.split("."), name, value), Choice(key, value, reason)
 
 
 def shown(value: Any) -> str:
@@ -166,26 +170,26 @@ def _epochs(recipe: Recipe, facts: Facts) -> tuple[Any, str] | None:
     return float(epochs), f"{rows:,} training rows, about {steps:,} steps"
 
 
+def usual_learning_rate(method: str, parameters: int) -> float:
+    """The peak learning rate that `auto` means for a method (`method.type`) on a base of so many parameters."""
+    return next(rate for limit, rate in _rates(method) if parameters < limit)
+
+
+def _rates(method: str) -> tuple[tuple[float, float], ...]:
+    return _LEARNING_RATES["full" if method == "full" else "lora"]
+
+
 def _learning_rate(recipe: Recipe, facts: Facts) -> tuple[Any, str]:
     method = recipe.method.type
-    table = _LEARNING_RATES[method]
+    table = _rates(method)
     limit, rate = next((limit, rate) for limit, rate in table if facts.parameters < limit)
     size = f"under {_count(limit)}" if limit < math.inf else f"of {_count(table[-2][0])} or more"
-    name = "LoRA on a base" if method == "lora" else "full tuning of a base"
-    return rate, f"{name} {size} parameters"
+    name = {"lora": "LoRA", "full": "full tuning of", "bottleneck": "adapters"}.get(method, recipe.method.peft_type)
+    return rate, f"{name} {'' if method == 'full' else 'on '}a base {size} parameters"
 
 
 def _max_length(_: Recipe, facts: Facts) -> tuple[Any, str]:
     return facts.context, "the base's context"
-
-
-def _micro_batch_tokens(recipe: Recipe, facts: Facts) -> tuple[Any, str]:
-    usual = _MICRO_BATCH_TOKENS[facts.device]
-    limit = recipe.train.max_length
-    longest = facts.longest_row_tokens if limit == "auto" else min(facts.longest_row_tokens, limit)
-    if longest > usual:
-        return longest, "one longest row at a time"
-    return usual, f"usual on a {'CPU' if facts.device == 'cpu' else 'GPU'}"
 
 
 def _max_new_tokens(_: Recipe, facts: Facts) -> tuple[Any, str]:
@@ -211,7 +215,6 @@ _DECISIONS: dict[str, Decision] = {
     "train.epochs": _epochs,
     "train.learning_rate": _learning_rate,
     "train.max_length": _max_length,
-    "train.micro_batch_tokens": _micro_batch_tokens,
     "evaluate.max_new_tokens": _max_new_tokens,
 }
 

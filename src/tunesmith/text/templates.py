@@ -1,7 +1,7 @@
 """Chat templates: the tokenizer's own, or one of ours for bases that have none.
 
 `plain` spells the turns out in words any tokenizer has; `raw` puts nothing between the turns, for text templates such
-as `"{phrase}" → "{tone}"`; `chatml` needs a tokenizer that knows its two special tokens.
+as `"{phrase}" → "{tone}"`; `chatml` needs its two special tokens, which a run adds where they are missing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CHATML = """\
 {%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 BUILT_IN = {"plain": PLAIN, "raw": RAW, "chatml": CHATML}
 
 
@@ -48,7 +49,7 @@ def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
         return wanted, own if isinstance(own, str) else own["default"]
     if wanted in BUILT_IN:
         if wanted == "chatml":
-            missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
+            missing = [t for t in CHATML_TOKENS if t not in tokenizer.get_vocab()]
             if missing:
                 raise RecipeError(
                     f"the tokenizer does not know {' and '.join(missing)}", where="base.chat_template", fix="use plain"

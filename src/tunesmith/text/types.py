@@ -24,3 +24,17 @@ class Sample:
     def supervised(self) -> int:
         """How many tokens are learnt."""
         return int(np.count_nonzero(self.weights))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Documents that are learnt together, such as the two texts of a pair; they are never divided."""
+
+    samples: tuple[Sample, ...]
+    label: float | None = None
+    example_id: str = ""
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens are learnt, over all documents."""
+        return sum(s.supervised for s in self.samples)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunesmith.errors import ResourceError
+from tunesmith.errors import ResourceError, VerificationError
 from tunesmith.models.writing import save_state, system_errors
 from tunesmith.runs import staged_folder
+from tunesmith.training import processes
+from tunesmith.training.optimizers import Optimizer
+from tunesmith.training.sharding import full_tensors, load_full_tensors
 
 _LATEST, _BEST = "step-", "best"
+_PARAMETERS, _OPTIMIZER, _DIGESTS = "parameters.safetensors", "optimizer.pt", "sha256.json"
 
 
 @dataclass(slots=True)
@@ -34,58 +40,136 @@ class Progress:
     best_loss: float | None = None
     stale: int = 0
     stopped_early: bool = False
+    computed: int = 0
+    streams: int = 0
+    scaler: dict[str, Any] | None = None
     peak_memory: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save_checkpoint(
-    folder: Path,
-    progress: Progress,
-    parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    keep: int,
-) -> None:
-    """Write `step-N` beside the others, atomically, and drop all but the newest `keep`."""
-    state = {"optimizer": optimizer.state_dict(), "rng": torch.random.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda_rng"] = torch.cuda.get_rng_state_all()
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a checkpoint holds beside progress: live tensors that training changes, the optimiser, and whose they are.
 
+    `identity`: hash of the base; a checkpoint of another one is refused. `sharded`: every process has a share of the
+    tensors; they are gathered to be written, and all processes save and load together.
+    """
+
+    tensors: Mapping[str, Tensor]
+    optimizer: Optimizer
+    identity: str = ""
+    sharded: bool = False
+
+    def whole(self) -> dict[str, Tensor]:
+        """The tensors as they are written, on the CPU; nothing in processes that do not write."""
+        if self.sharded:
+            return full_tensors(self.tensors)
+        return {name: t.detach().to("cpu").contiguous() for name, t in self.tensors.items()}
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy written tensors into the live ones."""
+        if self.sharded:
+            load_full_tensors(self.tensors, tensors)
+            return
+        for name, live in self.tensors.items():
+            live.copy_(tensors[name])
+
+
+def save_checkpoint(folder: Path, progress: Progress, state: State, keep: int) -> None:
+    """Write `step-N` beside the others, atomically, and drop all but the newest `keep`."""
+    whole, optimizer = state.whole(), state.optimizer.state_dict()
+    tensors = {
+        "optimizer": processes.gather(optimizer) if state.sharded else [optimizer],
+        "rng": torch.random.get_rng_state(),
+    }
+    if not processes.first():
+        return
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state_all()
     with _whole(folder / f"{_LATEST}{progress.step:07d}") as target:
-        _save_parameters(target, parameters)
-        save_state(target / "optimizer.pt", state)
+        save_file(whole, target / _PARAMETERS)
+        save_state(target / _OPTIMIZER, tensors)
         (target / "progress.json").write_text(json.dumps(asdict(progress)))
+        (target / "base.json").write_text(json.dumps({"base_sha256": state.identity}))
+        digests = {path.name: _sha256(path) for path in sorted(target.iterdir())}
+        (target / _DIGESTS).write_text(json.dumps(digests))
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
 
 
-def save_best(folder: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
+def save_best(folder: Path, state: State) -> None:
     """Keep the present weights as the best ones."""
-    with _whole(folder / _BEST) as target:
-        _save_parameters(target, parameters)
+    whole = state.whole()
+    if processes.first():
+        with _whole(folder / _BEST) as target:
+            save_file(whole, target / _PARAMETERS)
 
 
-def load_latest(
-    folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> Progress | None:
-    """Restore the newest checkpoint into parameters, optimiser and random state; None where there is none."""
+def load_latest(folder: Path, state: State) -> Progress | None:
+    """Restore the newest checkpoint into parameters, optimiser and random state; None where there is none.
+
+    Raises `VerificationError` where it is damaged, or was made on another base or with other trained tensors.
+    """
     steps = _steps(folder)
     if not steps:
         return None
     newest = steps[-1]
-    _load_parameters(newest, parameters)
-    state = torch.load(newest / "optimizer.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    torch.random.set_rng_state(state["rng"])
-    if "cuda_rng" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    _verify(newest, steps, state)
+    state.take(load_file(newest / _PARAMETERS))
+    kept = torch.load(newest / _OPTIMIZER, weights_only=True)
+    state.optimizer.load_state_dict(kept["optimizer"][processes.rank() if state.sharded else 0])
+    torch.random.set_rng_state(kept["rng"])
+    if "cuda_rng" in kept and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(kept["cuda_rng"])
     return Progress(**json.loads((newest / "progress.json").read_text()))
 
 
-def load_best(folder: Path, parameters: dict[str, torch.nn.Parameter]) -> bool:
+def _verify(newest: Path, steps: list[Path], state: State) -> None:
+    digests = json.loads((newest / _DIGESTS).read_text()) if (newest / _DIGESTS).is_file() else {}
+    damaged = [name for name, digest in digests.items() if not _intact(newest / name, digest)]
+    if damaged or not digests:
+        older = f"training then goes on from {steps[-2].name}" if len(steps) > 1 else "training then begins again"
+        raise VerificationError(
+            f"the checkpoint is damaged: {', '.join(damaged) or _DIGESTS}",
+            where=str(newest),
+            fix=f"remove this folder; {older}",
+        )
+    made_on = json.loads((newest / "base.json").read_text())["base_sha256"]
+    if made_on != state.identity:
+        raise VerificationError(
+            "the checkpoint was made on another base",
+            where=str(newest),
+            expected=f"a base with the weights {made_on[:12]}…, not {state.identity[:12]}…",
+            fix="restore the base, or begin a new run with --new",
+        )
+    with safe_open(newest / _PARAMETERS, framework="pt") as file:
+        kept = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+    live = {name: tuple(p.shape) for name, p in state.tensors.items()}
+    if kept != live:
+        names = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
+        raise VerificationError(
+            f"the checkpoint holds other trained tensors, such as {names[0]}: {kept.get(names[0], 'nothing')}",
+            where=str(newest),
+            expected=f"{live.get(names[0], 'nothing')}",
+            fix="begin a new run with --new, or go back to the method of this one",
+        )
+
+
+def _intact(path: Path, digest: str) -> bool:
+    return path.is_file() and _sha256(path) == digest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_best(folder: Path, state: State) -> bool:
     """Restore the best weights; False where none were kept."""
     if not (folder / _BEST).is_dir():
         return False
-    _load_parameters(folder / _BEST, parameters)
+    state.take(load_file(folder / _BEST / _PARAMETERS))
     return True
 
 
@@ -106,15 +190,3 @@ def _whole(target: Path) -> Iterator[Path]:
             expected=error.expected,
             fix="free disk space or allow writing, then run the same command: it goes on from the last checkpoint",
         ) from error
-
-
-def _save_parameters(target: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
-    tensors = {name: p.detach().to("cpu").contiguous() for name, p in parameters.items()}
-    save_file(tensors, target / "parameters.safetensors")
-
-
-@torch.no_grad()
-def _load_parameters(source: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
-    tensors: dict[str, Tensor] = load_file(source / "parameters.safetensors")
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])

@@ -11,7 +11,9 @@ from typing import Literal
 class TrainingPlan:
     """Optimisation settings, in optimiser steps, rows and tokens (see `recipe/schema.py` for their meaning).
 
-    `select_by` "last" keeps the last weights and never stops early, as training from scratch wants it.
+    `select_by` "last" keeps the last weights and never stops early, as training from scratch wants it. `precision`
+    is that of matrix products: bf16 and fp16 are `torch.autocast` over weights of at least fp32, or simply what weights
+    held in that type compute in.
     """
 
     steps: int
@@ -32,7 +34,13 @@ class TrainingPlan:
     metric: str | None = None
     keep_checkpoints: int = 2
     checkpoint_seconds: float = 60.0
-    autocast: Literal["bfloat16"] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    share_prefixes: bool = False
+    recompute_layers: tuple[int, ...] = ()
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
+    optimizer_in_backward: bool = False
+    lora_plus_ratio: float = 1.0
+    neftune_alpha: float = 0.0
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of 0-based `step`: linear warm-up, then the schedule down to zero (constant stays)."""

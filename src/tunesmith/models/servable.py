@@ -1,0 +1,201 @@
+"""Whether what a method will save can be served, told before anything is trained.
+
+Three ways to serve an adapter beside its base are known here: `peft` itself, vLLM (which reads PEFT's folder) and
+llama.cpp (whose `convert_lora_to_gguf.py` makes a GGUF adapter of it). A model tuned in full, or an adapter merged into
+its base, is an ordinary model folder and needs none of this.
+
+The rules are those of vLLM's `lora/peft_helper.py` and `config/lora.py`, and of llama.cpp's converter, as of 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunesmith.errors import RecipeError
+from tunesmith.models.lora_init import FROM_WEIGHTS
+from tunesmith.recipe.schema import Method
+
+Server = Literal["peft", "vllm", "gguf"]
+SERVERS: tuple[Server, ...] = ("peft", "vllm", "gguf")
+
+VLLM_MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM's `--max-lora-rank` may have; an adapter's rank may be anything up to it."""
+
+_WITHOUT_VLLM_LORA = ("gpt2",)
+"""Model types that vLLM runs, but without adapters."""
+
+_HEAD_NAMES = ("lm_head", "embed_out", "output")
+_MERGE = "or leave method.must_serve out, and merge the adapter into the base when it is trained"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a server cannot load an adapter: the setting, the reason in words, and what to change."""
+
+    where: str
+    reason: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Servability:
+    """Whether a server can load what a method saves, with the obstacles, and what it must be told if it can."""
+
+    server: Server
+    obstacles: tuple[Obstacle, ...]
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.obstacles
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(obstacle.reason for obstacle in self.obstacles)
+
+
+def servable(method: Method, config: Any, added_tokens: bool = False) -> tuple[Servability, ...]:
+    """What each known server makes of `method` on a base with this `transformers` configuration.
+
+    `added_tokens`: whether the vocabulary grows, so that embeddings and head are saved with the adapter.
+    """
+    return (
+        Servability("peft", tuple(_peft(method)), "grow the base's embeddings first" if added_tokens else ""),
+        Servability("vllm", tuple(_vllm(method, config, added_tokens)), _vllm_note(method)),
+        Servability("gguf", tuple(_gguf(method, config, added_tokens)), _gguf_note(method)),
+    )
+
+
+def require(method: Method, config: Any, added_tokens: bool = False) -> None:
+    """Raise `RecipeError` where a server in `method.must_serve` could not load the result, with what to change."""
+    by_server = {verdict.server: verdict for verdict in servable(method, config, added_tokens)}
+    for server in method.must_serve:
+        if obstacles := by_server[server].obstacles:
+            name = "vLLM" if server == "vllm" else "llama.cpp (GGUF)"
+            raise RecipeError(
+                f"{name} could not load the adapter: " + "; ".join(o.reason for o in obstacles),
+                where=", ".join(dict.fromkeys(o.where for o in obstacles)),
+                expected=f"an adapter that {name} can load, because method.must_serve names {server}",
+                fix="; ".join([*dict.fromkeys(o.fix for o in obstacles), _MERGE]),
+            )
+
+
+def served_rank(method: Method) -> int:
+    """The rank in the adapter's file: twice the trained one where the start was taken out of the weights."""
+    return 2 * method.rank if method.init in FROM_WEIGHTS else method.rank
+
+
+def _peft(method: Method) -> Iterator[Obstacle]:
+    if method.type == "bottleneck":
+        yield Obstacle(
+            "method.type", "the peft library has no bottleneck adapters of this kind", "use method.type: lora"
+        )
+
+
+def _no_lora(method: Method, name: str) -> Iterator[Obstacle]:
+    if method.type == "bottleneck":
+        yield Obstacle("method.type", f"{name} has no bottleneck adapters", "use method.type: lora")
+    if method.type == "peft" and (method.peft_type or "").upper() != "LORA":
+        yield Obstacle(
+            "method.peft_type", f"{name} loads LoRA adapters only, not {method.peft_type}", "use method.type: lora"
+        )
+
+
+def _vllm(method: Method, config: Any, added_tokens: bool) -> Iterator[Obstacle]:
+    if method.type == "full":
+        return
+    yield from _no_lora(method, "vLLM")
+    if method.type != "lora":
+        return
+    if config.model_type in _WITHOUT_VLLM_LORA:
+        yield Obstacle("base.model", f"vLLM runs {config.model_type} without adapters", "use another base")
+    if method.use_dora:
+        yield Obstacle("method.use_dora", "vLLM has no DoRA", "set method.use_dora: false")
+    if method.modules_to_save:
+        yield Obstacle(
+            "method.modules_to_save",
+            f"vLLM refuses adapters with fully trained modules ({', '.join(method.modules_to_save)})",
+            "leave method.modules_to_save empty",
+        )
+    if added_tokens:
+        yield Obstacle(
+            "base.add_tokens",
+            "vLLM refuses adapters that bring embeddings, which new tokens need",
+            "add no tokens, for example by a chat template made of known ones (base.chat_template: plain)",
+        )
+    if served_rank(method) > VLLM_MAX_RANKS[-1]:
+        twice = " (twice the trained one, because of method.init)" if method.init in FROM_WEIGHTS else ""
+        yield Obstacle(
+            "method.rank",
+            f"rank {served_rank(method)}{twice} is above vLLM's largest, {VLLM_MAX_RANKS[-1]}",
+            f"use a rank of at most {VLLM_MAX_RANKS[-1] * method.rank // served_rank(method)}",
+        )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if getattr(method, key):
+            yield Obstacle(
+                f"method.{key}",
+                f"vLLM ignores {key} and would scale those layers wrongly",
+                f"leave method.{key} out",
+            )
+    if _targets_head(method) and _tied(config):
+        yield Obstacle(
+            "method.target_modules",
+            "the base's head is its embeddings, and vLLM cannot adapt one without the other",
+            "leave the head out of method.target_modules",
+        )
+
+
+def _gguf(method: Method, config: Any, added_tokens: bool) -> Iterator[Obstacle]:
+    if method.type == "full":
+        return
+    yield from _no_lora(method, "llama.cpp")
+    if method.type != "lora":
+        return
+    if method.use_dora:
+        yield Obstacle("method.use_dora", "a GGUF adapter has no DoRA", "set method.use_dora: false")
+    if method.modules_to_save:
+        yield Obstacle(
+            "method.modules_to_save",
+            f"a GGUF adapter holds low-rank updates only, not {', '.join(method.modules_to_save)} in full",
+            "leave method.modules_to_save empty",
+        )
+    if added_tokens:
+        yield Obstacle("base.add_tokens", "a GGUF adapter cannot bring new embeddings", "add no tokens")
+    if _targets_head(method) and _tied(config):
+        yield Obstacle(
+            "method.target_modules",
+            "the base's head is its embeddings, for which a GGUF model has one tensor that cannot be adapted",
+            "leave the head out of method.target_modules",
+        )
+    if method.use_rslora:
+        yield Obstacle(
+            "method.use_rslora",
+            "llama.cpp scales by alpha/rank, not by alpha/sqrt(rank)",
+            "set method.use_rslora: false and multiply method.alpha by sqrt(rank), which trains the same",
+        )
+    if method.alpha_pattern:
+        yield Obstacle(
+            "method.alpha_pattern", "a GGUF adapter has one alpha for all layers", "leave method.alpha_pattern out"
+        )
+
+
+def _vllm_note(method: Method) -> str:
+    if method.type != "lora":
+        return ""
+    limit = next((rank for rank in VLLM_MAX_RANKS if rank >= served_rank(method)), None)
+    return "" if limit is None else f"start vLLM with --enable-lora --max-lora-rank {limit}"
+
+
+def _gguf_note(method: Method) -> str:
+    return "convert with llama.cpp's convert_lora_to_gguf.py, base and adapter alike" if method.type == "lora" else ""
+
+
+def _targets_head(method: Method) -> bool:
+    targets = method.target_modules
+    return not isinstance(targets, str) and any(name.rpartition(".")[2] in _HEAD_NAMES for name in targets)
+
+
+def _tied(config: Any) -> bool:
+    return bool(getattr(config, "tie_word_embeddings", False))

@@ -1,0 +1,279 @@
+"""One optimiser step: the step's rows in streams, gradients of summed losses, one division, clipping, the update.
+
+Losses are summed over streams (and devices) and divided once, by the step's total weight. So neither the size of a
+stream nor the number of devices changes what is learnt; where memory does not suffice in spite of the plan, streams
+are halved and the same step is computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.errors import RecipeError, ResourceError, TunesmithError
+from tunesmith.models.forward import LanguageModel
+from tunesmith.text.types import Group, Sample
+from tunesmith.training import processes
+from tunesmith.training.batching import Batch, micro_batches
+from tunesmith.training.objectives import LossSum, Objective, cross_entropy
+from tunesmith.training.objectives.neftune import noisy_embeddings
+from tunesmith.training.optimizers import (
+    InBackward,
+    Optimizer,
+    grad_norm_and_clip,
+    set_learning_rate,
+    why_not_in_backward,
+)
+from tunesmith.training.plan import TrainingPlan
+from tunesmith.training.precision import LossScaler
+from tunesmith.training.recompute import recompute_layers
+from tunesmith.training.sharding import ShardedModel
+
+Row = Sample | Group
+_SMALLEST_STREAM = 64
+"""Tokens below which halving a stream cannot help: it is one short document."""
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of matrix products by the precision that asks for them; fp32 asks for nothing."""
+
+
+class DivergenceError(TunesmithError):
+    """Loss or gradient became infinite or not a number.
+
+    Attributes
+    ----------
+    step: 1-based number of the step. rows: ids of its rows whose own loss is not finite, at weights that are.
+    """
+
+    exit_code = 5
+
+    def __init__(self, what: str, *, step: int, rows: tuple[str, ...], where: str, fix: str) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.step, self.rows = step, rows
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the streams of a step. `tokens`: of the rows; `computed`: of the streams (less, where they share)."""
+
+    loss: float = 0.0
+    weight: float = 0.0
+    tokens: int = 0
+    computed: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Loss per weight; 0 where nothing was learnt."""
+        return self.loss / self.weight if self.weight else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What one optimiser step was. `grad_norm` is that of the mean loss, before clipping."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    computed_tokens: int
+    metrics: Mapping[str, float]
+
+
+class Stepper:
+    """Takes optimiser steps on a model's trainable parameters.
+
+    `streams`: largest stream in tokens; it becomes smaller where memory did not suffice, and is kept in checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizer: Optimizer,
+        plan: TrainingPlan,
+        objective: Objective,
+        tell: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.model, self.parameters, self.optimizer = model, parameters, optimizer
+        self.plan, self.objective, self.tell = plan, objective, tell
+        self.streams = plan.micro_batch_tokens
+        self.scaler = LossScaler() if plan.precision == "fp16" else None
+
+    def step(self, rows: Sequence[Row], number: int) -> StepFacts:
+        """Learn `rows` in 0-based step `number`. Raises `DivergenceError`, and then has changed no weight."""
+        self.model.model.train()
+        torch.manual_seed(processes.step_seed(self.plan.seed, number))
+        learning_rate = self.plan.learning_rate_at(number)
+        set_learning_rate(self.optimizer, learning_rate)
+        with recompute_layers(self.model.model, self.plan.recompute_layers):
+            if self.plan.optimizer_in_backward:
+                totals, grad_norm = self._update_in_backward(rows, number)
+            else:
+                totals, grad_norm = self._update(rows, number)
+        if not (math.isfinite(totals.loss) and math.isfinite(grad_norm)):
+            raise self._divergence(rows, number, totals.mean, grad_norm)
+        metrics = {name: value / totals.weight for name, value in totals.metrics.items()} if totals.weight else {}
+        return StepFacts(totals.mean, grad_norm, learning_rate, totals.tokens, totals.computed, metrics)
+
+    def _update(self, rows: Sequence[Row], number: int) -> tuple[Totals, float]:
+        """Gradients of all streams and processes, then the update, which is left out where they are not finite."""
+        totals = self._gradients(processes.share(rows), number)
+        if processes.count() > 1:
+            sums = [totals.loss, totals.weight, float(totals.tokens), float(totals.computed)]
+            loss, weight, tokens, computed = processes.sum_gradients(self.optimizer.gradients(), sums)
+            totals = Totals(loss, weight, round(tokens), round(computed), _summed(processes.gather(totals.metrics)))
+        if not totals.weight or not math.isfinite(totals.loss) or not math.isfinite(totals.weight):
+            self.optimizer.zero_grad()
+            return totals, 0.0
+        scale = self.scaler.scale if self.scaler is not None else 1.0
+        grad_norm = grad_norm_and_clip(self.optimizer, self.plan.max_grad_norm, 1 / (totals.weight * scale))
+        if self.scaler is not None and not self.scaler.update(grad_norm) and not self.scaler.exhausted:
+            grad_norm = 0.0  # the scale was too large: the step is left out, and the next has half of it
+        elif math.isfinite(grad_norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return totals, grad_norm
+
+    def _update_in_backward(self, rows: Sequence[Row], number: int) -> tuple[Totals, float]:
+        """Each tensor updated as soon as its gradient is there. The step must be one stream of supervised tokens."""
+        taught = [row for row in rows if row.supervised]
+        streams = sum(1 for _ in micro_batches(taught, self.streams, share_prefixes=self.plan.share_prefixes))
+        reason = why_not_in_backward(self.plan, streams=streams, processes=processes.count())
+        if reason is None and any(isinstance(row, Group) for row in rows):
+            reason = "what the sum of losses is divided by must be known before, and is not for pairs"
+        if reason is not None:
+            raise RecipeError(reason, where="train.optimizer_in_backward")
+        weight = float(sum(row.weights.sum(dtype="float64") for row in taught if isinstance(row, Sample)))
+        if not weight:
+            return Totals(), 0.0
+        with InBackward(self.optimizer) as updates:
+            updates.prepare(1 / weight)
+            totals = accumulate_gradients(self.model, taught, self.plan, self.objective, self.streams, number)
+            return totals, updates.grad_norm()
+
+    def _gradients(self, rows: Sequence[Row], number: int) -> Totals:
+        while True:
+            try:
+                scale = self.scaler.scale if self.scaler is not None else 1.0
+                return accumulate_gradients(self.model, rows, self.plan, self.objective, self.streams, number, scale)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if self.streams <= _SMALLEST_STREAM:
+                    raise ResourceError(
+                        "not enough memory for a single short document",
+                        where=str(error).splitlines()[0][:200],
+                        fix="close other programs, or set method.quantize, a smaller method.rank or another base",
+                    ) from error
+            self.optimizer.zero_grad()
+            self.streams //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.tell({"kind": "out_of_memory", "micro_batch_tokens": self.streams})
+
+    def _divergence(self, rows: Sequence[Row], number: int, loss: float, grad_norm: float) -> DivergenceError:
+        taught = [row for row in rows if row.supervised or isinstance(row, Group)]
+        bad = [row.example_id for row in taught if not math.isfinite(mean_loss(self.model, [row], self.objective))]
+        named = bad or [row.example_id for row in rows]
+        which = "rows whose own loss is not finite" if bad else "rows"
+        return DivergenceError(
+            f"the loss is {loss}, the gradient norm {grad_norm}",
+            step=number + 1,
+            rows=tuple(bad),
+            where=f"step {number + 1}, {which}: {', '.join(named[:8])}{', …' if len(named) > 8 else ''}",
+            fix=("look at these rows, or " if bad else "")
+            + "lower train.learning_rate; the state before this step is kept",
+        )
+
+
+def accumulate_gradients(
+    model: LanguageModel,
+    rows: Sequence[Row],
+    plan: TrainingPlan,
+    objective: Objective = cross_entropy,
+    streams: int | None = None,
+    number: int = 0,
+    scale: float = 1.0,
+) -> Totals:
+    """Add the gradients of the rows' summed loss, times `scale`, to `.grad`, in streams of at most `streams` tokens.
+
+    `number`: of the step, from which noise on embeddings is drawn.
+    """
+    totals = Totals()
+    for batch, said in _losses(model, rows, plan, objective, streams or plan.micro_batch_tokens, number):
+        loss = said.loss * scale if scale != 1.0 else said.loss
+        loss.backward()  # type: ignore[no-untyped-call]
+        _add(totals, batch, said)
+    return totals
+
+
+def mean_loss(
+    model: LanguageModel,
+    rows: Sequence[Row],
+    objective: Objective = cross_entropy,
+    plan: TrainingPlan | None = None,
+) -> float:
+    """Mean loss per weight, without gradients; not a number where nothing is supervised."""
+    plan = plan or TrainingPlan(steps=1, batch_size=1, learning_rate=1.0, seed=0)
+    model.model.eval()
+    totals = Totals()
+    with torch.no_grad():
+        for start in range(0, len(rows), 64):
+            part = rows[start : start + 64]
+            for batch, said in _losses(model, part, plan, objective, plan.micro_batch_tokens):
+                _add(totals, batch, said)
+    return totals.mean if totals.weight else math.nan
+
+
+def _losses(
+    model: LanguageModel, rows: Sequence[Row], plan: TrainingPlan, objective: Objective, streams: int, number: int = 0
+) -> Iterator[tuple[Batch, LossSum]]:
+    batches = micro_batches(rows, streams, model.device, share_prefixes=plan.share_prefixes)
+    if isinstance(model, ShardedModel):
+        batches, objective = model.in_step(batches), model.objective(objective)
+    with model.packed():
+        for batch in batches:
+            noise = noisy_embeddings(model, batch, plan.neftune_alpha, seed=plan.seed, step=number)
+            with noise, precision(model.device, plan):
+                said = objective(model, batch)
+            yield batch, said
+
+
+@contextlib.contextmanager
+def precision(device: torch.device, plan: TrainingPlan) -> Iterator[None]:
+    """Matrix products in the plan's precision."""
+    dtype = AUTOCAST.get(plan.precision)
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device.type, dtype=dtype):
+        yield
+
+
+def _add(totals: Totals, batch: Batch, said: LossSum) -> None:
+    totals.loss += float(said.loss.detach())
+    totals.weight += said.weight
+    totals.tokens += batch.documents_tokens
+    totals.computed += batch.tokens
+    for name, value in said.metrics.items():
+        totals.metrics[name] = totals.metrics.get(name, 0.0) + float(
+            value.detach() if isinstance(value, Tensor) else value
+        )
+
+
+def _summed(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
