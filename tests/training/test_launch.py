@@ -32,7 +32,7 @@ def run(folder: Path, body: str, processes: int = 2, restarts: int = 0) -> tuple
 
 
 def test_processes_know_their_place_and_share_the_cores(tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
     body = f"(folder / str(rank)).write_text(' '.join(os.environ[n] for n in {names}))"
     assert run(tmp_path, body, processes=3) == (0, [])

@@ -241,7 +241,7 @@ def test_pair_metrics_of_a_model() -> None:
     groups = pairs(20)
     lengths, labels = pair_distances(model, groups, token_budget=60)
     assert sorted(labels) == sorted(g.label or 0.0 for g in groups) and not model.model.training
-    metrics = pair_metrics(model, groups)
+    metrics = pair_metrics(model, groups, token_budget=60)
     assert metrics["pair_accuracy"] == best_threshold(lengths, labels)[0] >= 0.5
     assert metrics["spearman"] == pytest.approx(spearman(lengths, labels), abs=1e-6)
     graded = [Group(g.samples, label=i / 7, example_id=g.example_id) for i, g in enumerate(groups)]

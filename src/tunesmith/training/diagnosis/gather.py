@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def gather_facts(
     recipe: resolved (no `auto` left). samples: the training rows as they are learnt, in any order, found by their ids.
     usual_learning_rate: what `auto` decides for this base and method. rows_available: training rows in the file.
     """
-    epochs = steps * int(recipe.train.batch_size) / max(1, len(samples))
+    epochs = steps / max(1, math.ceil(len(samples) / int(recipe.train.batch_size)))
     looked_at = _evenly(samples, _MOST_ROWS)
     by_id = {example.id: example for example in splits.train}
     known = [(s, by_id[s.example_id]) for s in looked_at if s.example_id in by_id]
@@ -68,7 +69,7 @@ def gather_facts(
         answer_supervised=answer_supervised,
         answer_weight=answer_weight,
         end_learnt=sum(map(renderer.ends_turn, looked_at)) / len(looked_at) if looked_at else None,
-        chat_template=recipe.base.chat_template,
+        chat_template=Path(recipe.base.chat_template).name,
         usual_learning_rate=usual_learning_rate,
         rank=recipe.method.rank if recipe.method.type == "lora" else None,
         metric=str(recipe.goal.metric),

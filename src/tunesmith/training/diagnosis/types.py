@@ -76,7 +76,7 @@ class TrainingFacts:
     validation_shift, test_shift: whether words tell training rows from those (area under the curve; chance is 0.5).
     split_method: the recipe's, where validation was split off the training file.
     answer_supervised: share of the answers' tokens that are learnt; answer_weight: their share of the loss.
-    end_learnt: share of rows in which a token that ends the turn is learnt.
+    end_learnt: share of rows in which a token that ends the turn is learnt. chat_template: its name or file name.
 
     Settings
     --------
