@@ -130,6 +130,16 @@ def test_gradients_that_are_there_count() -> None:
     assert first.peak < later.peak <= first.peak + trained_bytes(shapes.model)
 
 
+def test_updates_within_the_backward_pass_hold_few_gradients() -> None:
+    plan = replace(PLAN, optimizer_in_backward=True, max_grad_norm=0.0)
+    shapes, batch = Shapes(full().model), collate(ragged_samples((5, 4), seed=1))
+    _, gradients = shapes.optimizer_bytes(plan)
+    assert gradients == 0
+    inside, after = shapes.step(batch, cross_entropy, plan), shapes.step(batch, cross_entropy, PLAN)
+    assert after.peak - inside.peak > 0.3 * trained_bytes(shapes.model)
+    assert all(p.grad is None for p in shapes.model.parameters())
+
+
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "muon"])
 @pytest.mark.parametrize("make", [lora, full])
 def test_the_optimisers_state_is_that_of_the_real_one(make: Callable[[], LanguageModel], name: Any) -> None:
@@ -254,3 +264,20 @@ def test_compiled_kernels_work_again_after_a_prediction() -> None:
 def cross_entropy_of(model: LanguageModel, batch: Batch) -> Tensor:
     with model.packed(), torch.no_grad():
         return cross_entropy(model, batch).loss
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("make", [lora, full])
+def test_the_peak_on_a_gpu_is_predicted(make: Callable[[], LanguageModel]) -> None:
+    model = LanguageModel(make().model.to("cuda"))
+    rows = ragged_samples((400, 380, 420, 390), seed=1)
+    memory = MemoryModel(model, rows, PLAN, cross_entropy, torch.cuda.memory_allocated())
+    optimizer = make_optimizer(trainable_parameters(model.model), PLAN)
+    torch.cuda.reset_peak_memory_stats()
+    batch, _ = memory.heaviest(4096)[0]
+    with model.packed():
+        cross_entropy(model, batch).loss.backward()
+    optimizer.clip(1.0, 1.0)
+    optimizer.step()
+    assert memory.forecast(4096).peak_bytes == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.15, abs=64 << 20)

@@ -13,11 +13,12 @@ from tunesmith.errors import ResourceError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.fused_layers import use_fused_layers
 from tunesmith.models.lora import LoraSettings, attach_lora
-from tunesmith.training.memory_model import MemoryModel
+from tunesmith.training.memory_model import MemoryModel, weight_bytes
 from tunesmith.training.memory_trace import Shapes
 from tunesmith.training.objectives import cross_entropy
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.planner import MemoryPlan, plan_memory
+from tunesmith.training.resources import held_memory
 
 PLAN = TrainingPlan(steps=3, batch_size=2, learning_rate=1e-3, seed=0)
 ROWS = ragged_samples((400, 350, 400, 350, 400, 350), seed=3)  # of lengths that attention takes together
@@ -119,6 +120,9 @@ def test_shapes_alone_can_be_planned() -> None:
     shapes.change(lambda copy: attach_lora(copy, LoraSettings(4, 8), seed=0))
     attach_lora(base, LoraSettings(4, 8), seed=0)
     assert planned(shapes, 10**9) == planned(LanguageModel(base), 10**9)  # type: ignore[arg-type]
+    measured = plan_memory(shapes, ROWS, PLAN, 10**10)
+    assert measured.parts["weights"] == weight_bytes(base)
+    assert measured.parts["process"] == pytest.approx(held_memory(), rel=0.2)
 
 
 @pytest.fixture(scope="module")

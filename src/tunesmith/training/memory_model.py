@@ -7,15 +7,16 @@ from shapes: of the optimiser that is made for these parameters, and of the heav
 without numbers (`memory_trace`). Answering validation rows takes weights and state too, and a cache of keys and values
 in place of activations; it counts where it takes more. Saving copies what is trained.
 
-Two things shapes cannot tell, and constants measured over a dozen runs stand for them. `_RUNTIME`: what libraries take
-when they first compute: pages of their code, compiled products, buffers of threads. `_HEAP`: a fixed part and a share
-of what is in use; on a CPU the heap reaches further than that, since blocks of ever other sizes leave holes. On steps
-of one size it was 1.2 times what is in use, on ragged ones it grows for some 20 steps to 1.5 to 2.5 times. Giving it
-back costs more than it saves: a tenth to a fifth of the time (`resources.HeapWatch` does where a limit is reached).
+Two things shapes cannot tell, and constants fitted to a dozen runs stand for them. `_RUNTIME`: what libraries take when
+they first compute: pages of their code, compiled products, buffers of threads. `_heap`: on a CPU the heap reaches
+further than what is in use, since blocks of ever other sizes leave holes. Where every step is alike it is a fifth more;
+over some twenty ragged steps it grows to 1.3 to 2.5 times, the less the more is in use. Giving it back costs more than
+it saves: a tenth to a fifth of the time (`resources.HeapWatch` does so where a limit is reached).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,6 @@ from tunesmith.training.objectives import Objective
 from tunesmith.training.plan import TrainingPlan
 
 Row = Sample | Group
-_HEAP = {"cpu": (56 << 20, 0.67), "cuda": (0, 0.04)}
 _RUNTIME = {"cpu": 40 << 20, "cuda": 48 << 20}
 _LOOKED_AT = 12
 """Steps whose micro-batches are formed to find the heaviest: those with most tokens, a quarter with the longest row."""
@@ -139,18 +139,14 @@ class MemoryModel:
             **self.static,
             "activations": kept,
             "temporary": temporary,
-            "heap": self._holes(kept + temporary),
+            "heap": _heap(kept + temporary, self.model.device.type),
         }
         return MemoryForecast(sum(parts.values()), parts, tokens)
 
     def total(self, in_use: int) -> int:
         """The peak where a micro-batch has so many bytes in use."""
         most = max(in_use, self.answering)
-        return sum(self.static.values()) + most + self._holes(most)
-
-    def _holes(self, in_use: int) -> int:
-        fixed, share = _HEAP[self.model.device.type]
-        return min(fixed, in_use) + round(share * in_use)
+        return sum(self.static.values()) + most + _heap(most, self.model.device.type)
 
     def _heavy_steps(self) -> list[list[Row]]:
         """Rows of the steps, of an epoch at least, that may hold the heaviest micro-batch."""
@@ -159,8 +155,8 @@ class MemoryModel:
         # As one batch of all rows, an epoch's order is drawn once.
         whole = RowOrder(count, count, self._order.seed, self._order.shuffle)
         per_epoch = self._order.steps_per_epoch
-        tokens, longest = [], []
         steps = max(self.plan.steps, per_epoch)
+        tokens, longest = [], []
         for epoch in range(-(-steps // per_epoch)):
             ordered = lengths[np.asarray(whole.of_step(epoch))]
             padded = np.pad(ordered, (0, per_epoch * size - count)).reshape(per_epoch, size)
@@ -171,6 +167,13 @@ class MemoryModel:
         sums, tops = (np.concatenate(part)[:steps] for part in (tokens, longest))
         chosen = [*np.argsort(-sums, kind="stable")[:_LOOKED_AT], *np.argsort(-tops, kind="stable")[: _LOOKED_AT // 4]]
         return [[self.rows[i] for i in self._order.of_step(int(step))] for step in dict.fromkeys(chosen)]
+
+
+def _heap(in_use: int, device: str) -> int:
+    """Bytes of the heap beyond those in use, where so many of them come and go."""
+    if device == "cuda":
+        return round(0.04 * in_use)  # blocks are rounded up
+    return round(13 * math.sqrt(in_use * 2**20) + 0.04 * in_use)
 
 
 def weight_bytes(model: Any) -> int:

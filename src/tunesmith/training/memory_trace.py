@@ -57,10 +57,11 @@ class Shapes:
 
     Attributes
     ----------
-    model: a copy of the model whose parameters and buffers take no memory; may be changed at will.
+    source: the model. model: a copy of it whose parameters and buffers take no memory; may be changed at will.
     """
 
     def __init__(self, model: Any) -> None:
+        self.source = model
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         memo: dict[int, Any] = {id(t): self.mode.from_tensor(t) for t in _tensors_of(model)}
         with self.mode:
@@ -79,7 +80,8 @@ class Shapes:
         From here on the copy is one whose optimiser has been made.
         """
         with self.mode:
-            optimizer = make_optimizer(trainable_parameters(self.model), plan)
+            flat = False if plan.optimizer_in_backward else None
+            optimizer = make_optimizer(trainable_parameters(self.model), plan, flat=flat)
         return optimizer.state_bytes(), sum(buffer.gradients.nbytes for buffer in optimizer.buffers)
 
     def step(
@@ -97,7 +99,8 @@ class Shapes:
         """
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         before = [p.grad for p in parameters]
-        if gradients_there:
+        dropping = [p.register_post_accumulate_grad_hook(_drop) for p in parameters if plan.optimizer_in_backward]
+        if gradients_there and not dropping:
             with self.mode:
                 for parameter in parameters:
                     parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -106,6 +109,8 @@ class Shapes:
         try:
             taken = _run(LanguageModel(self.model), batch, objective, plan, recompute, self.mode)
         finally:
+            for handle in dropping:
+                handle.remove()
             for parameter, old in zip(parameters, before, strict=True):
                 parameter.grad = old
         return replace(taken, peak=taken.peak + added)
@@ -183,6 +188,11 @@ def _run(
     finally:
         model.model.train(was_training)
     return PassMemory(saved, ledger.peak)
+
+
+def _drop(parameter: Tensor) -> None:
+    """An update within the backward pass ends with its gradient."""
+    parameter.grad = None
 
 
 class _Idle:

@@ -24,12 +24,12 @@ from tunesmith.errors import ResourceError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import trainable_parameters
 from tunesmith.models.trunk import decoder_layers
-from tunesmith.training.memory_model import MemoryForecast, MemoryModel, Row, row_tokens
+from tunesmith.training.memory_model import MemoryForecast, MemoryModel, Row, row_tokens, weight_bytes
 from tunesmith.training.memory_trace import Shapes
 from tunesmith.training.objectives import Objective, cross_entropy
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.remedies import Remedy, remedies
-from tunesmith.training.resources import held_memory, settle, shown_bytes
+from tunesmith.training.resources import settle, shown_bytes
 
 _COST_OF_ONE = {"cpu": 40, "cuda": 300}
 """Tokens whose computation takes as long as a micro-batch takes beside its tokens: 2 passes over 4-byte weights at 20
@@ -93,7 +93,7 @@ def plan_memory(
     RuntimeError: of `Shapes`, where something cannot run without numbers; plan with the model itself then.
     """
     if held_bytes is None:
-        held_bytes = held_memory(model.model.device) if isinstance(model, Shapes) else settle(model.model)
+        held_bytes = _held(model)
     memory = MemoryModel(model, rows, plan, objective, held_bytes, answers)
     layers = tuple(range(memory.model.frozen_layers, len(decoder_layers(memory.model.trunk))))
     first = layers if recompute == "on" else ()
@@ -115,6 +115,13 @@ def plan_memory(
     if best.count and recompute == "auto":
         reasons.append(f"{best.count} of {len(layers)} layers computed again: least time of what fits")
     return _planned(best.tokens, best.layers, best.forecast, limit_bytes, *reasons)
+
+
+def _held(model: LanguageModel | Shapes) -> int:
+    """What the process holds with the model, as shapes were changed, loaded."""
+    if isinstance(model, Shapes):
+        return settle(model.source) + weight_bytes(model.model) - weight_bytes(model.source)
+    return settle(model.model)
 
 
 @dataclass(frozen=True, slots=True)
