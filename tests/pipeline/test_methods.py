@@ -17,7 +17,7 @@ import pytest
 from tests.models.peft_side import IDS, answers, difference
 from tests.pipeline.conftest import tone_rows, write_csv
 from tests.tiny import build, byte_tokenizer, save_base
-from tunesmith.errors import RecipeError, TunesmithError
+from tunesmith.errors import RecipeError, ResourceError, TunesmithError
 from tunesmith.models.load import LoadedBase, load_base
 from tunesmith.models.methods import load_tuned
 from tunesmith.models.quantized import dequantize_base, quantize_base
@@ -382,3 +382,10 @@ def test_memory_is_planned_for_every_method(name, folder, tmp_path):
 
 def test_ids_are_in_every_vocabulary():
     assert int(IDS.max()) < len(byte_tokenizer())
+
+
+def test_settings_of_ones_own_that_cannot_fit_are_refused_before_anything_is_computed(folder, tmp_path):
+    case = {**CASES["lora"], "train": {"micro_batch_tokens": 4096, "recompute": "off", "memory_limit": "100MB"}}
+    with pytest.raises(ResourceError, match="is what it may take"):
+        run(recipe_of(folder, case), out=tmp_path / "run", through="train")
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -314,3 +314,15 @@ def test_settings_that_say_nothing_about_a_method_are_refused(method, key):
 def test_targets_and_dropout_are_for_the_methods_that_use_them():
     parse_recipe({"data": "a", "method": {"type": "peft", "peft_type": "VERA", "target_modules": ["q_proj"]}})
     parse_recipe({"data": "a", "method": {"type": "bottleneck", "dropout": 0.1}})
+
+
+def test_settings_of_the_engine_that_contradict_each_other_are_all_named():
+    problems = problems_of(
+        {
+            "data": "x.csv",
+            "method": {"type": "qlora", "last_layers": 2},
+            "train": {"cache_trunk": "on", "neftune_alpha": 5, "sharding": "fsdp"},
+        }
+    )
+    assert "noise on embeddings would be lost" in problems["train.cache_trunk"]
+    assert "quantised weights cannot be divided" in problems["train.sharding"]

@@ -82,7 +82,7 @@ def plan_engine(
     if recipe.train.cache_trunk == "auto":
         decide("train.cache_trunk", *_cache(recipe, base, rows))
     memory = None
-    if rows and not _settled(recipe):
+    if rows and not (kept is not None and _settled(recipe)):  # settings of the user's own may not fit either
         try:
             model = _shapes(recipe, base, added)
         except (RuntimeError, RecipeError):  # an adapter that needs numbers to be attached is planned when it is

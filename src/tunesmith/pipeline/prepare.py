@@ -25,6 +25,7 @@ from tunesmith.text.preview import LengthFacts, length_facts
 from tunesmith.text.render import Renderer
 from tunesmith.text.types import Sample
 from tunesmith.training.planner import MemoryPlan
+from tunesmith.training.trackers import require_trackers
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -131,6 +132,7 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe
     `kept` is the recipe of this run's earlier part, if there is one. With `at_most`, of more training rows only about
     so many are tokenised (and every one that may be too long): enough to look at, not to train on.
     """
+    require_trackers(recipe.train)
     base, added = open_base(recipe)
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from tunesmith.data.types import Example
-from tunesmith.errors import DataError, RecipeError
+from tunesmith.errors import DataError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.fused_layers import use_fused_layers
 from tunesmith.models.load import LoadedBase
@@ -140,7 +140,9 @@ def carry_out(
     trackers = open_trackers(recipe.train, folder.path, recipe.model_dump(mode="json"))
 
     full_rate = _utilisation(job)
-    diagnosing = watch(listener) if watch is not None and recipe.train.sharding == "none" else None
+    # Its thresholds are those of cross-entropy, and its probes need whole weights.
+    judged = recipe.train.objective == "cross_entropy" and recipe.train.sharding == "none"
+    diagnosing = watch(listener) if watch is not None and judged else None
     with ResourceSampler(folder.path) as sampler:
 
         def tell(event: dict[str, Any]) -> None:
@@ -215,10 +217,6 @@ def _train(
     model.verify()  # as transformers computes it; `train` verifies again, with fused layers
     sharded = job.recipe.train.sharding == "fsdp"
     if sharded:
-        if job.recipe.method.quantize != "none":
-            raise RecipeError(
-                "quantised weights cannot be divided", where="train.sharding", expected="none, or method.quantize: none"
-            )
         model = shard(model, cpu_offload=job.recipe.train.cpu_offload)
     fused = () if sharded else use_fused_layers(job.base.model)
     cached = 0

@@ -117,6 +117,11 @@ def _train(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("train.cpu_offload", "has no meaning without sharding", expected="train.sharding: fsdp")
     if train.cache_trunk == "on" and recipe.method.last_layers is None:
         yield Problem("train.cache_trunk", "no layer below the tuned ones is known", expected="method.last_layers")
+    if train.cache_trunk == "on" and (train.neftune_alpha or train.sharding != "none"):
+        why = "the noise on embeddings would be lost" if train.neftune_alpha else "weights are divided"
+        yield Problem("train.cache_trunk", f"kept states cannot be used: {why}", expected="auto | off")
+    if train.sharding == "fsdp" and recipe.method.quantize != "none":
+        yield Problem("train.sharding", "quantised weights cannot be divided", expected="none | method.quantize: none")
     pair = recipe.data.columns.second is not None
     if train.objective == "contrastive" and not pair:
         yield Problem("data.columns.second", "missing", expected="the column with the second text of a pair")
