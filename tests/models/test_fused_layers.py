@@ -120,6 +120,26 @@ def test_values_and_every_gradient_are_those_of_the_plain_layers(family, method,
             assert not grad.any(), name
 
 
+@pytest.mark.parametrize("family", FUSABLE)
+def test_with_narrow_products_it_is_no_further_from_the_truth_than_the_plain_layers(family, counted, monkeypatch):
+    plain = adapt(make(family), "full")
+    fused, exact = copy.deepcopy(plain), copy.deepcopy(plain).double()
+    use_fused_layers(fused)
+    del counted[:]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, our_grads = loss_and_gradients(fused, torch.float32)
+        assert len(counted) == 2
+        theirs, their_grads = loss_and_gradients(plain, torch.float32)
+    float_means_double(monkeypatch)
+    truth, true_grads = loss_and_gradients(exact, torch.float64)
+    assert 0 < float((ours - truth).norm()) < 1.5 * float((theirs - truth).norm())
+
+    def off(grads: dict[str, Tensor]) -> float:
+        return sum(float((grads[name] - true).norm() / true.norm()) for name, true in true_grads.items())
+
+    assert off(our_grads) < 1.5 * off(their_grads)
+
+
 def test_names_parameters_and_kinds_stay():
     model = adapt(make("qwen3"), "lora")
     names, ids = list(model.state_dict()), {n: id(p) for n, p in model.named_parameters()}

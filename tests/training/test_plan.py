@@ -20,6 +20,7 @@ def plan(steps: int = 100, warmup: int = 10, schedule: str = "cosine", rate: flo
     [
         ("constant", {0: 0.2, 4: 1.0, 9: 2.0, 10: 2.0, 99: 2.0}),
         ("linear", {0: 0.2, 9: 2.0, 10: 2.0, 55: 1.0, 99: 2 / 90}),
+        ("warmup_stable_decay", {0: 0.2, 9: 2.0, 10: 2.0, 80: 2.0, 81: 1.9, 90: 1.0, 99: 0.1}),
         ("cosine", {0: 0.2, 10: 2.0, 32: 1 + math.cos(math.pi * 22 / 90), 55: 1.0, 99: 1 - math.cos(math.pi / 90)}),
     ],
 )
@@ -28,7 +29,11 @@ def test_learning_rates_of_named_steps(schedule, expected):
     assert {step: p.learning_rate_at(step) for step in expected} == pytest.approx(expected)
 
 
-@given(steps=st.integers(1, 300), share=st.floats(0, 0.99), schedule=st.sampled_from(["cosine", "linear", "constant"]))
+@given(
+    steps=st.integers(1, 300),
+    share=st.floats(0, 0.99),
+    schedule=st.sampled_from(["cosine", "linear", "constant", "warmup_stable_decay"]),
+)
 def test_rates_rise_to_the_peak_then_never_rise_and_never_vanish(steps, share, schedule):
     warmup = round(steps * share)
     p = plan(steps, warmup, schedule)

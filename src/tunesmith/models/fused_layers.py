@@ -3,8 +3,9 @@
 A fused layer is an object of a subclass of the layer's own class, on the same submodules: parameter names, adapters put
 on a projection later, gradient checkpointing and hooks on the layer are as before. At each call it looks at what it is
 made of, and uses `ops.decoder_layer` where that is exactly what the layer would compute; in every other case (a cache
-of keys and values, half precision, dropout, a switched-off or quantised adapter, hooks on a submodule) it is the layer
-it came from.
+of keys and values, weights in half precision, dropout, a switched-off or quantised adapter, hooks on a submodule) it is
+the layer it came from. Under autocast only the products are computed in the narrower type; adapters then take the
+original way, as their small updates would be lost in a sum of that type.
 """
 
 from __future__ import annotations
@@ -90,9 +91,10 @@ def _forward(
     batch, length, width = hidden.shape
     x = hidden.reshape(-1, width)
     cos, sin = (t.expand(batch, -1, -1).reshape(-1, t.shape[-1]) for t in position_embeddings)
-    states = attention_input(x, parts.norm, parts.joined, parts.heads, cos, sin, parts.q_norm, parts.k_norm)
-    attended = _attended(layer.self_attn, states, batch, kwargs)
-    out = attention_output(x, attended, parts.out, parts.mlp_norm, parts.gate, parts.up, parts.down)
+    within = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    states = attention_input(x, parts.norm, parts.joined, parts.heads, cos, sin, parts.q_norm, parts.k_norm, within)
+    attended = _attended(layer.self_attn, states, batch, kwargs).to(x.dtype)
+    out = attention_output(x, attended, parts.out, parts.mlp_norm, parts.gate, parts.up, parts.down, within)
     return out.view(batch, length, width)
 
 
@@ -144,8 +146,7 @@ def _plain_call(hidden: Tensor, kwargs: dict[str, Any]) -> bool:
         hidden.ndim == 3
         and hidden.shape[0] * hidden.shape[1] >= MIN_TOKENS
         and hidden.device.type == "cpu"
-        and hidden.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
+        and (hidden.dtype == torch.float32 or (hidden.dtype == torch.float64 and not torch.is_autocast_enabled("cpu")))
         and kwargs.get("past_key_values") is None
         and kwargs.get("position_embeddings") is not None
     )
@@ -182,6 +183,8 @@ def _parts(layer: Any, dtype: torch.dtype) -> _Parts | None:
     if None in norms or None in linears or None in head_norms:
         return None
     size = attention.head_dim
+    if torch.is_autocast_enabled("cpu") and any(p is not None and p.a is not None for p in linears):
+        return None
     q, k, v, out, gate, up, down = (p for p in linears if p is not None)
     q_norm, k_norm = head_norms if head_norms else (None, None)
     heads = Heads(len(q.weight) // size, len(k.weight) // size, size)

@@ -59,12 +59,15 @@ class _HeadLoss(torch.autograd.Function):
         d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias, dtype=wide) if needs_bias and bias is not None else None
         loss = torch.zeros((), dtype=wide, device=hidden.device)
-        # Autocast knows torch's own products only.
-        times = F.linear if torch.is_autocast_enabled(hidden.device.type) else product
+        device = hidden.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        # Autocast knows torch's own products only, and would make the head narrow in every chunk anew.
+        times = product if narrow is None else F.linear
+        head, states = (weight, hidden) if narrow is None else (weight.to(narrow), hidden.to(narrow))
         for start in range(0, hidden.shape[0], CHUNK):
             part = slice(start, start + CHUNK)
-            h = hidden[part]
-            logits = rule(_widen(times(h, weight, bias)))
+            h = states[part]
+            logits = rule(_widen(times(h, head, bias)))
             kept = logits.clone() if rule.softcap is not None else logits
             loss += softmax_loss(logits, targets[part], weights[part].to(wide)).sum()
             if not (needs_hidden or needs_weight or needs_bias):
@@ -72,9 +75,9 @@ class _HeadLoss(torch.autograd.Function):
             grad = rule.backward(logits, kept)
             if d_bias is not None:
                 d_bias += grad.sum(0)
-            grad = grad.to(hidden.dtype)
+            grad = grad.to(states.dtype)
             if d_hidden is not None:
-                d_hidden[part] = times(grad, weight.t())
+                d_hidden[part] = times(grad, head.t())
             if needs_weight:
                 part_of_weight = times(grad.t(), h.t()).to(wide)
                 d_weight = part_of_weight if d_weight is None else d_weight.add_(part_of_weight)

@@ -5,7 +5,8 @@
                                         y = h + (silu(m Wgᵀ) · (m Wuᵀ)) Wdᵀ
 
 Products that read the same input are one: their weights are stacked for the moment of use, with the low-rank update of
-an adapter added (`W + s B A`, exact in fp32 and fp64 only). For the backward pass only the inputs x, h and a, gate and
+an adapter added (`W + s B A`, exact in fp32 and fp64 only). Products may be computed in a narrower type (`within`);
+all else stays in the type of the stream. For the backward pass only the inputs x, h and a, gate and
 up, and (with norms on the heads) the joined product are kept; norms, activation and stacked weights are made again.
 Weights, norms and biases get a gradient where they require one; nothing is computed for those that do not.
 """
@@ -61,19 +62,27 @@ def attention_input(
     sin: Tensor,
     q_norm: Norm | None = None,
     k_norm: Norm | None = None,
+    within: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries [Hq, T, D], keys and values [Hkv, T, D] of the stream `x` [T, H]; `cos`, `sin` [T, D]."""
-    given = _Input(norm, tuple(projections), heads, q_norm, k_norm)
+    given = _Input(norm, tuple(projections), heads, q_norm, k_norm, within)
     norms = (norm.weight, None if q_norm is None else q_norm.weight, None if k_norm is None else k_norm.weight)
     tensors = [t for p in projections for t in p.tensors]
     return _AttentionInput.apply(given, x, cos, sin, *norms, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def attention_output(
-    x: Tensor, attended: Tensor, out: Projection, norm: Norm, gate: Projection, up: Projection, down: Projection
+    x: Tensor,
+    attended: Tensor,
+    out: Projection,
+    norm: Norm,
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+    within: torch.dtype | None = None,
 ) -> Tensor:
     """The layer's output [T, H] from its input `x` [T, H] and what attention gave, `attended` [T, Hq D]."""
-    given = _Output(norm, out, gate, up, down)
+    given = _Output(norm, out, gate, up, down, within)
     tensors = [t for p in (out, gate, up, down) for t in p.tensors]
     return _AttentionOutput.apply(given, x, attended, norm.weight, *tensors)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -85,6 +94,7 @@ class _Input:
     heads: Heads
     q_norm: Norm | None
     k_norm: Norm | None
+    within: torch.dtype | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,7 @@ class _Output:
     gate: Projection
     up: Projection
     down: Projection
+    within: torch.dtype | None
 
 
 class _AttentionInput(torch.autograd.Function):
@@ -102,7 +113,7 @@ class _AttentionInput(torch.autograd.Function):
         ctx: Any, given: _Input, x: Tensor, cos: Tensor, sin: Tensor, *parameters: Tensor | None
     ) -> tuple[Tensor, ...]:
         normed, rstd = rms_norm(x, given.norm)
-        joined = _together(given.projections, normed)
+        joined = _together(given.projections, normed, given.within)
         ctx.given = given
         has_norm = given.q_norm is not None or given.k_norm is not None
         # The parameters are saved only so that autograd notices if they are changed before the backward pass.
@@ -118,10 +129,10 @@ class _AttentionInput(torch.autograd.Function):
             grads, joined, given.heads, cos, sin, given.q_norm, given.k_norm, (needs_q, needs_k)
         )
         normed = rms_norm(x, given.norm)[0] if any(needs) else None
-        gradients = _gradients(given.projections, needs, normed, dy)
+        gradients = _gradients(given.projections, needs, normed, dy, given.within)
         dx = d_norm = None
         if needs_x or needs_norm:
-            d_normed = product(dy, _stacked(given.projections).t())
+            d_normed = product(dy, _stacked(given.projections).t(), within=given.within)
             dx, d_norm = rms_norm_backward(d_normed, x, rstd, given.norm, None, needs_norm)
         return None, dx, None, None, d_norm, d_q_norm, d_k_norm, *gradients
 
@@ -129,16 +140,17 @@ class _AttentionInput(torch.autograd.Function):
 class _AttentionOutput(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, given: _Output, x: Tensor, attended: Tensor, *parameters: Tensor | None) -> Tensor:
-        middle = _together((given.out,), attended).add_(x)
+        middle = _together((given.out,), attended, given.within).add_(x)
         normed, rstd = rms_norm(middle, given.norm)
-        both = _together((given.gate, given.up), normed)
+        both = _together((given.gate, given.up), normed, given.within)
         ctx.given = given
         ctx.save_for_backward(attended, middle, rstd, both, *parameters)
-        return _together((given.down,), swiglu(both)).add_(middle)
+        return _together((given.down,), swiglu(both), given.within).add_(middle)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         given: _Output = ctx.given
+        within = given.within
         attended, middle, rstd, both = ctx.saved_tensors[:4]
         _, needs_x, needs_attended, needs_norm, *needs = ctx.needs_input_grad
         of_out, of_both, of_down = needs[:_FIELDS], needs[_FIELDS : 3 * _FIELDS], needs[3 * _FIELDS :]
@@ -146,25 +158,25 @@ class _AttentionOutput(torch.autograd.Function):
         dy = dy.contiguous()
         d_both = None
         if below or needs_norm or any(of_both):
-            active, d_both = swiglu_backward(both, product(dy, _stacked((given.down,)).t()))
+            active, d_both = swiglu_backward(both, product(dy, _stacked((given.down,)).t(), within=within))
         else:
             active = swiglu(both)
-        d_down = _gradients((given.down,), of_down, active, dy)
+        d_down = _gradients((given.down,), of_down, active, dy, within)
         if d_both is None:
             return (None,) * (4 + 3 * _FIELDS) + tuple(d_down)
         del active
         normed = rms_norm(middle, given.norm)[0] if any(of_both) else None
-        d_pair = _gradients((given.gate, given.up), of_both, normed, d_both)
+        d_pair = _gradients((given.gate, given.up), of_both, normed, d_both, within)
         del normed
         d_middle = d_norm = d_attended = None
         d_out: Gradients = [None] * _FIELDS
         if below or needs_norm:
-            d_normed = product(d_both, _stacked((given.gate, given.up)).t())
+            d_normed = product(d_both, _stacked((given.gate, given.up)).t(), within=within)
             del d_both
             d_middle, d_norm = rms_norm_backward(d_normed, middle, rstd, given.norm, dy, needs_norm)
-            d_out = _gradients((given.out,), of_out, attended, d_middle)
+            d_out = _gradients((given.out,), of_out, attended, d_middle, within)
             if needs_attended:
-                d_attended = product(d_middle, _stacked((given.out,)).t())
+                d_attended = product(d_middle, _stacked((given.out,)).t(), within=within)
         return None, d_middle if needs_x else None, d_attended, d_norm, *d_out, *d_pair, *d_down
 
 
@@ -182,15 +194,21 @@ def _stacked(projections: Sequence[Projection]) -> Tensor:
     return stacked
 
 
-def _together(projections: Sequence[Projection], x: Tensor) -> Tensor:
+def _together(projections: Sequence[Projection], x: Tensor, within: torch.dtype | None) -> Tensor:
     """What projections make of `x` [T, K], side by side: [T, N₁ + N₂ + …]."""
     biases = None
     if any(p.bias is not None for p in projections):
         biases = torch.cat([p.weight.new_zeros(len(p.weight)) if p.bias is None else p.bias for p in projections])
-    return product(x, _stacked(projections), biases)
+    return product(x, _stacked(projections), biases, within)
 
 
-def _gradients(projections: Sequence[Projection], needs: Sequence[bool], x: Tensor | None, dy: Tensor) -> Gradients:
+def _gradients(
+    projections: Sequence[Projection],
+    needs: Sequence[bool],
+    x: Tensor | None,
+    dy: Tensor,
+    within: torch.dtype | None,
+) -> Gradients:
     """Gradients of each projection's weight, bias, a and b, given its input [T, K] and the outputs' gradient [T, N]."""
     gradients: Gradients = [None] * len(needs)
     if x is None or not any(needs):
@@ -200,12 +218,12 @@ def _gradients(projections: Sequence[Projection], needs: Sequence[bool], x: Tens
     if any(needs[0::_FIELDS]):
         chosen = needs[0::_FIELDS]
         if all(chosen):
-            whole = _weight_gradient(dy, x)
+            whole = _weight_gradient(dy, x, within)
             gradients[0::_FIELDS] = list(torch.split(whole, rows))
         else:
             for i, output in enumerate(outputs):
                 if chosen[i]:
-                    gradients[_FIELDS * i] = _weight_gradient(output.contiguous(), x)
+                    gradients[_FIELDS * i] = _weight_gradient(output.contiguous(), x, within)
     for i, output in enumerate(outputs):
         if needs[_FIELDS * i + 1]:
             gradients[_FIELDS * i + 1] = output.sum(0)
@@ -215,9 +233,11 @@ def _gradients(projections: Sequence[Projection], needs: Sequence[bool], x: Tens
     return gradients
 
 
-def _weight_gradient(dy: Tensor, x: Tensor) -> Tensor:
+def _weight_gradient(dy: Tensor, x: Tensor, within: torch.dtype | None) -> Tensor:
     """`dyᵀ x` [N, K], as the product whose first operand is the narrower: measured up to 1.9 times quicker."""
-    return product(x.t(), dy.t()).t() if x.shape[1] < dy.shape[1] else product(dy.t(), x.t())
+    if x.shape[1] < dy.shape[1]:
+        return product(x.t(), dy.t(), within=within).t()
+    return product(dy.t(), x.t(), within=within)
 
 
 def _adapter_gradients(

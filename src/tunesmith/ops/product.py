@@ -25,8 +25,14 @@ _FEW_ROWS = 16
 """Below so many rows (decoding) a product is bound by memory, and the plain call has less to set up."""
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x Wᵀ + b`: `x` [T, K], `weight` [N, K], to [T, N]; either may be a transposed view. Not differentiable."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, within: torch.dtype | None = None) -> Tensor:
+    """`x Wᵀ + b`: `x` [T, K], `weight` [N, K], to [T, N]; either may be a transposed view. Not differentiable.
+
+    within: a narrower type to multiply in; the result has the type of `x` again.
+    """
+    if within is not None and within != x.dtype:
+        out = F.linear(x.to(within), weight.to(within)).to(x.dtype)
+        return out if bias is None else out.add_(bias)
     if _ONEDNN and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.shape[0] >= _FEW_ROWS:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return F.linear(x, weight, bias)

@@ -20,7 +20,8 @@ class TrainingPlan:
     batch_size: int
     learning_rate: float
     seed: int
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = "cosine"
+    decay_ratio: float = 0.2
     warmup_steps: int = 0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -43,11 +44,17 @@ class TrainingPlan:
     neftune_alpha: float = 0.0
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of 0-based `step`: linear warm-up, then the schedule down to zero (constant stays)."""
+        """Learning rate of 0-based `step`: linear warm-up, then the schedule down to zero (constant stays).
+
+        Warm-up, stable, decay (arXiv 2405.18392): constant, then in a straight line to zero over the last
+        `decay_ratio` of the steps.
+        """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
+        if self.schedule == "warmup_stable_decay":
+            return self.learning_rate * min(1.0, (self.steps - step) / max(1, round(self.steps * self.decay_ratio)))
         left = (self.steps - step) / max(1, self.steps - self.warmup_steps)
         if self.schedule == "linear":
             return self.learning_rate * left

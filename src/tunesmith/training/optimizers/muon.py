@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tunesmith.ops.product import product
 from tunesmith.training.optimizers.cells import Cell, Scaling, State
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -66,6 +67,7 @@ def orthogonalised(matrix: Tensor, steps: int = STEPS) -> Tensor:
         x = x.t()
     x = x / x.norm().clamp_min(1e-7)  # no singular value is above one
     for _ in range(steps):
-        square = x @ x.t()
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        square = product(x, x)  # symmetric, like its own square
+        inner = product(square, square).mul_(c).add_(square, alpha=b)
+        x = product(inner, x.t()).add_(x, alpha=a)
     return (x.t() if tall else x).to(matrix.dtype)
