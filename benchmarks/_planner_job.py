@@ -57,6 +57,7 @@ def carry_out(job: Job) -> dict[str, Any]:
     from tunesmith.models.methods import attach
     from tunesmith.recipe.schema import Base
     from tunesmith.text.render import Renderer
+    from tunesmith.training.memory_trace import Answering
     from tunesmith.training.plan import TrainingPlan
 
     base = load_base(Base(model=job.model))
@@ -84,15 +85,15 @@ def carry_out(job: Job) -> dict[str, Any]:
         from tunesmith.training.calibration import calibrate
 
         return asdict(calibrate(model, rows, plan, answer=answer, fresh=True))
-    longest = max(engine.count_tokens(prompt) for prompt in prompts) + ANSWER_TOKENS
-    facts = predict(model, rows, validation, plan, job, (len(prompts), longest))
+    longest = max(engine.count_tokens(prompt) for prompt in prompts)
+    facts = predict(model, rows, validation, plan, job, Answering(len(prompts), longest, ANSWER_TOKENS))
     if "refused" in facts:
         return facts
     return {**facts, **train(model, rows, validation, plan, facts, answer)}
 
 
 def predict(
-    model: Any, rows: Sequence[Any], validation: Sequence[Any], plan: Any, job: Job, answers: tuple[int, int]
+    model: Any, rows: Sequence[Any], validation: Sequence[Any], plan: Any, job: Job, answers: Any
 ) -> dict[str, Any]:
     """What is said before the first step; `refused` with the reason where there is none."""
     from tunesmith.errors import ResourceError

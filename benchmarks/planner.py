@@ -127,7 +127,7 @@ def limits_for(parts: Mapping[str, int]) -> tuple[str, str]:
 
     `parts` of its predicted peak: more than half of what a step adds, and next to nothing of it.
     """
-    added = sum(parts[name] for name in ("activations", "temporary", "heap"))
+    added = sum(size for name, size in parts.items() if name in ("activations", "temporary", "answers", "heap"))
     static = sum(parts.values()) - added
     return f"{round((static + 0.6 * added) / 1e6)}MB", f"{round((static + 0.01 * added) / 1e6)}MB"
 

@@ -5,8 +5,8 @@
 `tunesmith train` with LoRA on the embedded base of 8M parameters and 64 rows of chat, against a script that does the
 same with TRL's SFTTrainer and PEFT (`_startup_peer.py`): loading libraries and model, reading and tokenising the rows,
 eight rows learnt. Every measurement is a process of its own, ended after its first step; both once unmeasured, so that
-files are in the system's cache, then in turns. Once more with an empty cache folder: the first training of a machine
-compiles its C functions, if it has a compiler.
+files are in the system's cache and all modules compiled (as an installation does), then in turns. Once more with an
+empty cache folder: the first training of a machine compiles its C functions, if it has a compiler.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def measure(rounds: int, threads: int) -> dict[str, Any]:
     assert tunesmith.__file__ is not None
     base = Path(tunesmith.__file__).parent / "models" / "embedded" / "base"
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(base.parents[3]), os.environ.get("PYTHONPATH")))),

@@ -1,6 +1,6 @@
 """Copying and looking-up exercises, made from words and sentences of the other texts.
 
-A model of eight million parameters learns facts badly, but it can learn to *use what stands in front of it*: to repeat
+A model of ten million parameters learns facts badly, but it can learn to *use what stands in front of it*: to repeat
 a list, to find a value by its key, to pick a phrase out of a line, to continue a mapping that the prompt shows. That
 is what extraction, classification from examples and retrieval ask of it, and plain text teaches it slowly. Each
 exercise is one function `(rng, pool) -> Conversation`; `EXERCISES` says how often each is drawn. Nothing here comes
@@ -128,11 +128,11 @@ def _compact(value: object) -> str:
 def _chat(rng: random.Random, instruction: str, text: str, answer: str) -> Conversation:
     """Put instruction and text in one of the arrangements people use: before, after, in the system turn."""
     shape = rng.random()
-    if shape < 0.2:
+    if shape < 0.4:
         return ("system", instruction), ("user", text), ("assistant", answer)
     label = rng.choice(("", "", "Text: ", "Input: ", "Text:\n", "Here it is: ", '"'))
     shown = f'"{text}"' if label == '"' and '"' not in text else ("" if label == '"' else label) + text
-    if shape < 0.75:
+    if shape < 0.8:
         return ("user", f"{instruction}{rng.choice((chr(10), chr(10) * 2, ' '))}{shown}"), ("assistant", answer)
     return ("user", f"{shown}\n\n{instruction}"), ("assistant", answer)
 
@@ -239,6 +239,30 @@ def repeated_words(rng: random.Random, pool: Pool) -> Conversation:
     joint = rng.choice((" ", " ", ", ", "\n", " / "))
     gap = rng.choice(("\n", "\n\n", ". "))
     return (("text", gap.join([joint.join(items)] * rng.randint(2, 4))),)
+
+
+def repeated_forms(rng: random.Random, pool: Pool) -> Conversation:
+    """Raw text: the same items, written each time in another form.
+
+    A word has other tokens at the start of a quotation than after a space. Copying into JSON needs to know that both
+    are the same word, and this teaches it for every word at once.
+    """
+    items = _items(rng, pool, rng.randint(5, 24))
+    forms = rng.sample(
+        (
+            " ".join(items),
+            ", ".join(items),
+            "\n".join(items),
+            "\n".join(f"- {item}" for item in items),
+            " / ".join(f"({item})" for item in items),
+            _compact(items),
+            _compact(items),
+            "\n".join(f"{rng.randint(1, 12)} {item}" for item in items),
+            "; ".join(f"'{item}'" for item in items),
+        ),
+        rng.randint(2, 4),
+    )
+    return (("text", rng.choice(("\n", "\n\n", " = ")).join(forms)),)
 
 
 def repeated_pairs(rng: random.Random, pool: Pool) -> Conversation:
@@ -351,34 +375,11 @@ def filter_kind(rng: random.Random, pool: Pool) -> Conversation:
     return _chat(rng, instruction, _show_list(rng, items), _compact([item for item in items if item in right]))
 
 
-_UNITS = (
-    "cup",
-    "cups",
-    "bag",
-    "bags",
-    "box",
-    "boxes",
-    "piece",
-    "pieces",
-    "kg",
-    "g",
-    "pounds",
-    "spoons",
-    "bottle",
-    "pair",
-    "pairs",
-    "litres",
-    "sets",
-    "slices",
-    "bunch",
-    "handful",
-    "rolls",
-    "oz",
-    "lb",
-    "small",
-    "large",
-    "old",
-    "new",
+_UNITS = re.findall(
+    r"\S+",
+    "cup cups bag bags box boxes piece pieces kg g pounds spoons bottle pair pairs litres sets slices bunch handful "
+    "rolls oz oz. lb lb. lbs c. tsp tsp. tbsp Tbsp. teaspoon teaspoons tablespoon tablespoons pint pt. quart ml can "
+    "cans pkg. package packages jar head cloves stalks sticks dash pinch small large medium old new",
 )
 _REMARKS = (
     "cut in half",
@@ -387,6 +388,7 @@ _REMARKS = (
     "for later",
     "still in good order",
     "more to taste",
+    "to taste",
     "chopped",
     "well cleaned",
     "one for each guest",
@@ -394,17 +396,40 @@ _REMARKS = (
     "at room temperature",
     "finely sliced",
     "painted",
+    "divided",
+    "melted",
+    "softened",
+    "thinly sliced",
+    "peeled and diced",
+    "drained",
+    "optional",
 )
+_MANNERS = re.findall(
+    r"\w+", "chopped diced minced fresh dried grated small large frozen broken sliced cold warm whole ground"
+)
+
+
+def _amount(rng: random.Random) -> str:
+    """An amount as people write it: 3, 1/2, 1 1/2, 2.5, ½, 2-3, a, some."""
+    whole, fraction = str(rng.randint(1, 20)), rng.choice(("1/2", "1/4", "3/4", "1/3", "2/3", "1/8"))
+    forms = (whole, whole, whole, fraction, f"{rng.randint(1, 4)} {fraction}", f"{rng.randint(1, 9)}.5")
+    return rng.choice((*forms, rng.choice("½¼¾"), f"{rng.randint(1, 3)}-{rng.randint(4, 8)}", "a", "some"))
 
 
 def _line(rng: random.Random, thing: str) -> str:
     """A line of a shopping list, recipe or inventory around a thing."""
-    amount = rng.choice(
-        (str(rng.randint(1, 20)), f"{rng.randint(1, 3)}/{rng.randint(2, 8)}", f"{rng.randint(1, 9)}.5", "a", "some")
-    )
-    front = f"{amount} {rng.choice(_UNITS)}" if rng.random() < 0.75 else amount
+    sort = rng.random()
+    if sort < 0.06:
+        return thing
+    front = f"{_amount(rng)} {rng.choice(_UNITS)}" if sort < 0.75 else _amount(rng)
+    if sort > 0.92:
+        front = (
+            f"{rng.randint(1, 3)} ({rng.randint(4, 32)} {rng.choice(('oz.', 'oz', 'ounce', 'g'))}) {rng.choice(_UNITS)}"
+        )
     if rng.random() < 0.1:
         front += " of"
+    if rng.random() < 0.15:
+        front += f" {rng.choice(_MANNERS)}"
     line = f"{front} {thing}"
     end = rng.random()
     if end < 0.3:
@@ -415,11 +440,18 @@ def _line(rng: random.Random, thing: str) -> str:
 def pick_from_lines(rng: random.Random, pool: Pool) -> Conversation:
     """From lines with amounts, units and remarks, the bare things."""
     kind = "food" if rng.random() < 0.6 else rng.choice(sorted(pool.kinds))
-    things = _things(rng, pool, kind, rng.choice((1, 1, 2, 3, 4, 5, 6, 8)))
-    if rng.random() < 0.25:
+    things = _things(rng, pool, kind, rng.choice((1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)))
+    if rng.random() < 0.4:
+        # Any words: the lines tell what the thing is, not what is usually asked for.
+        kind, things = "thing", rng.sample(rng.choice((pool.words, pool.words, pool.names)), len(things))
+    if rng.random() < 0.3:
         things = [f"{rng.choice(pool.words)} {thing}" for thing in things]
     lines = [_line(rng, thing) for thing in things]
-    text = rng.choice(("\n", "\n", "; ", ", and ")).join(lines)
+    if len(things) > 2 and rng.random() < 0.2:
+        place = rng.randrange(len(things) - 1)  # two of them in one line
+        lines[place : place + 2] = [f"{lines[place].partition(',')[0]} {rng.choice(('and', 'or'))} {things[place + 1]}"]
+    joint = rng.choice(("\n", "\n", "; ", ", and ", "json"))
+    text = _compact(lines) if joint == "json" else joint.join(lines)
     if len(things) == 1 and rng.random() < 0.6:
         wording = (
             "What is it, without amount and remarks?",
@@ -428,6 +460,10 @@ def pick_from_lines(rng: random.Random, pool: Pool) -> Conversation:
             f"Which {kind} is meant? Answer with its name only.",
         )
         return _chat(rng, rng.choice(wording), text, things[0])
+    if rng.random() < 0.3:
+        title = f"{rng.choice(pool.words).capitalize()} {rng.choice(pool.words)}\n" if rng.random() < 0.5 else ""
+        bland = "Extract the requested information from the input as JSON."
+        return ("system", bland), ("user", title + text), ("assistant", _compact(things))
     wording = (
         f"Extract every {kind} {{}}.",
         f"Return each {kind} named in the lines {{}}.",
@@ -634,16 +670,17 @@ def kind_of(rng: random.Random, pool: Pool) -> Conversation:
 Exercise = Callable[[random.Random, Pool], Conversation]
 
 EXERCISES: tuple[tuple[Exercise, float], ...] = (
-    (repeated_words, 10),
+    (repeated_words, 6),
+    (repeated_forms, 14),
     (repeated_pairs, 5),
-    (repeat_list, 12),
+    (repeat_list, 14),
     (repeat_sentence, 8),
     (reorder, 4),
     (capitals, 4),
     (numbers, 4),
     (filter_list, 5),
     (filter_kind, 6),
-    (pick_from_lines, 14),
+    (pick_from_lines, 22),
     (line_to_fields, 2),
     (names_in_text, 4),
     (look_up, 8),

@@ -29,20 +29,22 @@ from pathlib import Path
 
 import exercises
 import sources
-from stream import ChatLane, Encoder, Lane, TextLane, train_tokenizer, write_stream
+from stream import ChatLane, Encoder, Lane, RepeatLane, TextLane, train_tokenizer, write_stream
 
 from tunesmith.models.training_text import TrainingTextRecord, text_hash, text_units
 
 # Shares of the tokens. Wikipedia for facts and names, books and stories for plain English, definitions for words; the
-# last three teach the chat template, reading a passage, and copying from the prompt.
+# next three teach the chat template, reading a passage and copying from the prompt; repeats are random tokens that
+# come again.
 SHARES = {
-    "wikipedia": 0.32,
-    "books": 0.16,
-    "definitions": 0.05,
+    "wikipedia": 0.33,
+    "books": 0.17,
+    "definitions": 0.04,
     "stories": 0.02,
-    "dolly": 0.18,
-    "t0_open": 0.07,
-    "exercises": 0.20,
+    "dolly": 0.12,
+    "t0_open": 0.05,
+    "exercises": 0.25,
+    "repeats": 0.02,
 }
 # How often a small source may be learnt at most.
 MAX_REPEATS = {"stories": 3, "dolly": 3, "t0_open": 2}
@@ -164,6 +166,7 @@ def make_lanes(encoder: Encoder, corpus: Corpus, pool: exercises.Pool, rng: rand
         "dolly": ChatLane(encoder, conversations_of(corpus.dolly, MAX_REPEATS["dolly"], fork()), fork()),
         "t0_open": ChatLane(encoder, conversations_of(corpus.t0_open, MAX_REPEATS["t0_open"], fork()), fork()),
         "exercises": ChatLane(encoder, endless_exercises(), fork()),
+        "repeats": RepeatLane(encoder, fork()),
     }
 
 

@@ -7,9 +7,10 @@ only at its end.
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,11 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 END = "<|end|>"
 ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 SPECIAL = (PAD, BOS, EOS, *ROLES.values(), END)
-CONTEXT = 1024
+CONTEXT = 2048
+SPACE = "Ġ"
+"""How byte-level BPE writes a space."""
+SHARE_OF_WORDS = 0.6
+"""Of the learnt pieces, those without a space before them."""
 CHAT_TEMPLATE = (
     "{{ '<|bos|>' }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
@@ -37,7 +42,7 @@ CHAT_TEMPLATE = (
 # Sources of conversations; they rise towards the end of the stream.
 CHAT = frozenset({"dolly", "t0_open", "exercises"})
 # Documents are at most SHORT tokens up to this part of the stream (cheaper attention), then LONG.
-SHORT_DOCUMENTS_UNTIL = 0.7
+SHORT_DOCUMENTS_UNTIL = 0.75
 SHORT, LONG = 512, CONTEXT
 
 Ids = npt.NDArray[np.uint16]
@@ -58,19 +63,15 @@ class Document:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text can be written, digits stay single so that numbers are spelt one way."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    """Byte-level BPE: any text can be written; digits stay single, so that numbers are spelt one way; and a word is cut
+    alike with and without the space before it (`_paired_merges`)."""
+    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    merges, pieces = _paired_merges(list(texts), vocabulary - len(SPECIAL), split)
+    vocab = {piece: i for i, piece in enumerate([*SPECIAL, *pieces])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -84,6 +85,42 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def _paired_merges(
+    texts: Sequence[str], size: int, split: list[pre_tokenizers.PreTokenizer]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Merges and `size` pieces with which " sugar" is "sugar" with a space glued to its first piece.
+
+    Ordinary byte-level BPE learns both apart: " sugar" is one token in a line of text, while the answer `["sugar"` must
+    spell s-ug-ar. Copying into quotes is then spelling from memory, which a small model cannot do for words it has
+    seldom seen. Here merges within words are learnt first, from words without their space, then those of a space with
+    the most frequent first pieces. It is a plain list of merges, which any loader of byte-level BPE reads.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.Split(SPACE, "isolated")])
+    learnt = len(alphabet) + round((size - len(alphabet)) * SHARE_OF_WORDS)
+    inner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=learnt, initial_alphabet=alphabet, show_progress=False)
+    )
+    merges: list[tuple[str, str]] = [tuple(m) for m in json.loads(inner.to_str())["model"]["merges"]]
+    pieces = list(dict.fromkeys([*alphabet, *("".join(merge) for merge in merges)]))
+    words: Counter[str] = Counter()
+    normal = pre_tokenizers.Sequence(split)
+    for text in texts:
+        words.update(word for word, _ in normal.pre_tokenize_str(text) if word.startswith(SPACE) and len(word) > 1)
+    first: Counter[str] = Counter()
+    for word, count in words.items():
+        first[inner.model.tokenize(word[1:])[0].value] += count
+    known = set(pieces)
+    for piece, _ in first.most_common():
+        if len(pieces) == size:
+            break
+        if SPACE + piece not in known:
+            merges.append((SPACE, piece))
+            pieces.append(SPACE + piece)
+    return merges, pieces
 
 
 # --- documents -------------------------------------------------------------------------------------------------------
@@ -254,16 +291,48 @@ class ChatLane(Lane):
         return bool(batch)
 
 
+class RepeatLane(Lane):
+    """Random sequences of ordinary tokens that come again one to three times; only the repetitions are learnt.
+
+    What a small model learns to look back by: without them copying from the prompt (induction) comes late, if at all,
+    as it pays in few places of ordinary text. In half of them a repetition may have the same words with the space
+    before them where there was none, and without where there was one.
+    """
+
+    def __init__(self, encoder: Encoder, rng: random.Random) -> None:
+        vocabulary = encoder.tokenizer.get_vocab()
+        self.bos = encoder.special[BOS]
+        self.all = np.arange(len(SPECIAL), len(vocabulary))
+        self.partner = np.arange(len(vocabulary))
+        for piece, i in vocabulary.items():
+            if piece.startswith(SPACE) and piece[1:] in vocabulary:
+                j = vocabulary[piece[1:]]
+                self.partner[i], self.partner[j] = j, i
+        self.paired = np.flatnonzero(self.partner != np.arange(len(vocabulary)))
+        self.draw = np.random.default_rng(rng.getrandbits(64))
+
+    def next(self, limit: int) -> Document | None:
+        changing = bool(self.draw.integers(2)) and len(self.paired) > 0
+        part = self.draw.choice(self.paired if changing else self.all, self.draw.integers(6, 64))
+        again = [
+            self.partner[part] if changing and self.draw.integers(2) else part for _ in range(self.draw.integers(1, 4))
+        ]
+        ids = np.concatenate([[self.bos], part, *again])[:limit].astype(np.uint16)
+        learnt = np.ones(len(ids), np.uint8)
+        learnt[: 1 + len(part)] = 0
+        return Document(ids, learnt, (), 0)
+
+
 # --- the mix ---------------------------------------------------------------------------------------------------------
 
 
 def planned_share(chat: bool, progress: float, chat_share: float) -> float:
     """Part of a lane's own tokens that should be out when `progress` (0 to 1) of all tokens are.
 
-    Conversations: 40 % of them evenly over the first two thirds, 27 % and 33 % in the last two sixths. Plain text
-    takes what is left of the stream, so both together always fill it.
+    Conversations: half of them evenly over the first three quarters, half in the last, in which the learning rate
+    falls. Plain text takes what is left of the stream, so both together always fill it.
     """
-    given = float(np.interp(progress, (0, 2 / 3, 5 / 6, 1), (0, 0.40, 0.67, 1)))
+    given = float(np.interp(progress, (0, 3 / 4, 1), (0, 0.5, 1)))
     return given if chat else (progress - chat_share * given) / (1 - chat_share)
 
 

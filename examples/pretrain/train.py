@@ -1,22 +1,25 @@
-"""Train the small base that ships with Tunesmith, from the files `prepare.py` wrote, with Tunesmith's own engine.
+"""Train the small bases that ship with Tunesmith, from the files `prepare.py` wrote, with Tunesmith's own engine.
 
-    python examples/pretrain/train.py --data /tmp/pretrain --out /tmp/pretrain/run
+    python examples/pretrain/train.py --data work/pretrain --out work/pretrain/base
+    python examples/pretrain/train.py --data work/pretrain --out work/pretrain/tiny --size tiny --tokens 6000000
 
-    torchrun --nproc-per-node 2 examples/pretrain/train.py …     # two processes with OMP_NUM_THREADS=1 each: faster
+    OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 examples/pretrain/train.py …     # a process per core: faster
 
-Continues where it stopped. Documents are learnt once, in the order `prepare.py` chose.
+On the GPU where there is one, else on the CPU. Continues where it stopped. Documents are learnt once, in the order
+`prepare.py` chose.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import copy
 import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tunesmith.models.forward import LanguageModel
+from tunesmith.models.fused_layers import use_fused_layers
 from tunesmith.text.types import Sample
 from tunesmith.training import processes
 from tunesmith.training.loop import train
@@ -37,52 +40,42 @@ from tunesmith.training.plan import TrainingPlan
 class Documents(Sequence[Sample]):
     """The prepared stream as samples, read from disk when asked for."""
 
-    def __init__(self, folder: Path, budget: int | None = None, left_out: range = range(0)) -> None:
+    def __init__(self, folder: Path, budget: int | None = None) -> None:
         self.ids = np.memmap(folder / "train.bin", dtype=np.uint16, mode="r")
         self.mask = np.memmap(folder / "mask.bin", dtype=np.uint8, mode="r")
         self.offsets = np.load(folder / "documents.npy")
         self.count = len(self.offsets) - 1
         if budget is not None:
             self.count = int(np.searchsorted(self.offsets, budget, side="right")) - 1
-        self.kept = [i for i in range(self.count) if i not in left_out]
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return self.count
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self.kept)))]
-        place = self.kept[index]
-        part = slice(self.offsets[place], self.offsets[place + 1])
+            return [self[i] for i in range(*index.indices(self.count))]
+        part = slice(self.offsets[index], self.offsets[index + 1])
         weights = self.mask[part].astype(np.float32)
         weights[0] = 0
-        return Sample(self.ids[part].astype(np.int64), weights, f"document {place}")
+        return Sample(self.ids[part].astype(np.int64), weights, f"document {index}")
 
 
-class WithRepeats(Sequence[Sample]):
-    """Every other row a random sequence that comes again: what a small model learns to look back by.
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A Llama's shape; heads are `head` wide, and queries share keys and values."""
 
-    Without them copying from the prompt (induction) comes late, if at all: it pays in few places of ordinary text.
-    Row `i` follows from the seed and `i` alone. Tokens from 8 on are drawn alike; only repetitions are learnt.
-    """
+    width: int
+    feed_forward: int
+    layers: int
+    queries: int
+    keys: int
+    head: int
 
-    def __init__(self, documents: Sequence[Sample], vocabulary: int, bos: int, seed: int) -> None:
-        self.documents, self.vocabulary, self.bos, self.seed = documents, vocabulary, bos, seed
 
-    def __len__(self) -> int:
-        return 2 * len(self.documents)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if index % 2:
-            return self.documents[index // 2]
-        draw = np.random.default_rng((self.seed, index))
-        part = draw.integers(8, self.vocabulary, draw.integers(6, 48))
-        times = int(draw.integers(2, 5))
-        ids = np.concatenate([[self.bos], np.tile(part, times)]).astype(np.int64)
-        weights = np.r_[np.zeros(1 + len(part)), np.ones((times - 1) * len(part))].astype(np.float32)
-        return Sample(ids, weights, f"repeats {index}")
+SIZES = {
+    "base": Size(width=320, feed_forward=896, layers=7, queries=5, keys=1, head=64),  # 10.4 M parameters
+    "tiny": Size(width=96, feed_forward=256, layers=4, queries=3, keys=1, head=32),  # 1.2 M parameters
+}
 
 
 def held_out(path: Path, tokenizer: Any, length: int = 512, limit: int = 60) -> list[Sample]:
@@ -95,17 +88,18 @@ def held_out(path: Path, tokenizer: Any, length: int = 512, limit: int = 60) -> 
     return samples
 
 
-def new_model(tokenizer: Any, layers: int, seed: int) -> LlamaForCausalLM:
-    """A Llama of about 7 M parameters with fresh weights."""
+def new_model(tokenizer: Any, size: Size, seed: int) -> LlamaForCausalLM:
+    """A Llama with fresh weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.queries,
+        num_key_value_heads=size.keys,
+        head_dim=size.head,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=True,
         rope_theta=10_000.0,
         initializer_range=0.03,
@@ -117,16 +111,12 @@ def new_model(tokenizer: Any, layers: int, seed: int) -> LlamaForCausalLM:
 
 
 def export(model: LlamaForCausalLM, data: Path, out: Path) -> None:
-    """Write the model folder that `embedded:base` is: bf16 weights, tokenizer, record of the training text, hashes."""
+    """Write a model folder: bf16 weights, tokenizer, record of the training text."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    dtype = next(model.parameters()).dtype
-    model.to(torch.bfloat16).save_pretrained(out)
-    model.to(dtype)
+    copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(data / "tokenizer").save_pretrained(out)
     shutil.copy(data / "training_text.hashes", out)
-    digests = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir())}
-    (out / "sha256.json").write_text(json.dumps(digests, indent=2) + "\n")
 
 
 def main() -> None:
@@ -134,37 +124,36 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=None, help="learn only the first N tokens of the prepared stream")
-    parser.add_argument(
-        "--leave-out", default="0:0", metavar="A:B", help="documents of the stream not learnt, by index"
-    )
-    parser.add_argument("--from", dest="start", type=Path, help="safetensors weights to start from")
-    parser.add_argument("--repeats", action="store_true", help="every other row a repeated random sequence")
-    parser.add_argument("--layers", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=32, help="documents per optimiser step")
-    parser.add_argument("--learning-rate", type=float, default=2.5e-3)
+    parser.add_argument("--size", choices=sorted(SIZES), default="base")
+    parser.add_argument("--rows", type=int, default=48, help="documents per optimiser step")
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--decay", type=float, default=0.25, help="share of the steps in which the rate falls to zero")
     parser.add_argument("--evaluations", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
-    if "RANK" in os.environ:
-        torch.distributed.init_process_group("gloo")
+    with processes.joined():
+        pretrain(arguments)
+
+
+def pretrain(arguments: argparse.Namespace) -> None:
+    """Train, showing what happens as lines of JSON, and write the model folder at every validation."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.data / "tokenizer")
-    first, last = map(int, arguments.leave_out.split(":"))
-    documents: Sequence[Sample] = Documents(arguments.data, arguments.tokens, range(first, last))
-    if arguments.repeats:
-        documents = WithRepeats(documents, len(tokenizer), tokenizer.bos_token_id, arguments.seed)
+    documents = Documents(arguments.data, arguments.tokens)
     steps = -(-len(documents) // arguments.rows)
     plan = TrainingPlan(
         steps=steps,
         batch_size=arguments.rows,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed,
-        schedule="linear",
+        schedule="warmup_stable_decay",
+        decay_ratio=arguments.decay,
         warmup_steps=max(20, steps // 50),
+        optimizer="muon",
         weight_decay=0.1,
         betas=(0.9, 0.95),
         max_grad_norm=1.0,
-        micro_batch_tokens=4096,
+        micro_batch_tokens=8192,
         shuffle=False,
         select_by="last",
         evaluate_every=max(1, steps // arguments.evaluations),
@@ -175,9 +164,9 @@ def main() -> None:
     validation = [
         s for name in ("wiki", "books") for s in held_out(arguments.data / f"validation_{name}.txt", tokenizer)
     ]
-    model = new_model(tokenizer, arguments.layers, arguments.seed)
-    if arguments.start is not None:
-        model.load_state_dict(load_file(arguments.start), strict=False)  # the tied head has no entry of its own
+    model = new_model(tokenizer, SIZES[arguments.size], arguments.seed)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    use_fused_layers(model)
     began = time.time()
 
     def show(event: dict[str, Any]) -> None:
@@ -194,7 +183,23 @@ def main() -> None:
     )
     if processes.first():
         export(model, arguments.data, arguments.out / "model")
-        print(json.dumps({"steps": result.steps, "tokens": result.tokens, "seconds": round(result.seconds)}))
+        facts = {
+            "size": arguments.size,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "tokens": result.tokens,
+            "learnt_tokens": result.supervised_tokens,
+            "steps": result.steps,
+            "rows_per_step": plan.batch_size,
+            "learning_rate": plan.learning_rate,
+            "decay_ratio": plan.decay_ratio,
+            "seconds": round(result.seconds),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+            "processes": processes.count(),
+            "threads": torch.get_num_threads(),
+            "seed": plan.seed,
+        }
+        (arguments.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ class Report:
     estimate: dict[str, Any] = field(
         default_factory=lambda: {"training_seconds": 90.0, "peak_memory_bytes": 2**30, "steps": 600, "device": "cpu"}
     )
+    numbers: None = None
+    splits: dict[str, Any] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -124,14 +126,14 @@ class FakePipeline(types.ModuleType):
         self.raises: str | None = os.environ.get("FAKE_RAISES")
         self.sleeps = float(os.environ.get("FAKE_SLEEPS", 0))
 
-    def check(self, recipe: Recipe, listener: Listener) -> Report:
+    def check(self, recipe: Recipe, listener: Listener, *, quick: bool = False) -> Report:
         self.calls.append(("check", {"recipe": recipe}))
         self._trouble()
         listener({"kind": "note", "text": "reading"})
         print("a library prints")
         return self.report
 
-    def check_file(self, path: Path) -> Report:
+    def check_file(self, path: Path, listener: Listener, *, quick: bool = False) -> Report:
         self.calls.append(("check_file", {"path": path}))
         return self.report
 

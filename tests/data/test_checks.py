@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith.data
-from tests.data.makers import by_code, examples
+from tests.data.makers import by_code, examples, plain_text
 from tunesmith.data import CODES, check_examples, infer_task, make_splits
 from tunesmith.data.types import Splits
 from tunesmith.errors import DataError
@@ -18,7 +18,7 @@ from tunesmith.recipe.schema import Split
 
 def enough(count: int = 200, labels: tuple[str, ...] = ("x", "y")) -> list[tuple[str, str]]:
     """So many clean rows that nothing is found."""
-    return [(f"text {number}", labels[number % len(labels)]) for number in range(count)]
+    return [(plain_text(number), labels[number % len(labels)]) for number in range(count)]
 
 
 def test_clean_rows_give_no_finding() -> None:
@@ -28,10 +28,11 @@ def test_clean_rows_give_no_finding() -> None:
 def test_every_code_in_the_source_is_in_the_table_and_the_other_way_round() -> None:
     folder = Path(tunesmith.data.__file__).parent
     used: set[str] = set()
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         if path.name != "codes.py":
-            used |= set(re.findall(r'"([a-z]+(?:_[a-z]+)+)"', path.read_text())) & CODES.keys()
-    used |= {f"{part}_leak_{kind}" for part in ("test", "validation") for kind in ("row", "prompt")}
+            used |= set(re.findall(r'"([a-z]+(?:_[a-z]+)*)"', path.read_text())) & CODES.keys()
+    kinds = ("row", "prompt", "near", "near_prompt")
+    used |= {f"{part}_leak_{kind}" for part in ("test", "validation") for kind in kinds}
     assert used == CODES.keys()
     for name, code in CODES.items():
         assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name)
@@ -83,6 +84,7 @@ def test_identical_rows_are_one_fast_error(count: int) -> None:
 def test_labels() -> None:
     rows = [*enough(), ("p", "Card Lost"), ("q", "card  lost"), ("r", "card  lost"), ("s", "rare"), ("t", "x ")]
     found = by_code(check_examples(examples(rows), task_type="classification"))
+    assert found["label_rare"].lines == (203, 204)
     assert found["label_seen_once"].lines == (202, 205, 206)
     assert found["label_seen_once"].count == 3
     assert found["label_variants"].lines == (202, 206)
@@ -103,7 +105,7 @@ def test_answers_that_copy_the_input() -> None:
 
 
 def test_extraction_answers_that_are_not_json() -> None:
-    rows = [(f"t{number}", '["a"]') for number in range(150)] + [("b", "['a']"), ("c", '"text"')]
+    rows = [(plain_text(number), '["a"]') for number in range(150)] + [("b", "['a']"), ("c", '"text"')]
     found = by_code(check_examples(examples(rows), task_type="extraction"))
     assert found["answer_not_json"].lines == (152, 153)
 
@@ -114,9 +116,9 @@ def test_few_rows() -> None:
 
 def test_planted_leaks_are_found_row_by_row() -> None:
     train = enough(300)
-    test = [(f"test {number}", "x") for number in range(150)]
+    test = [(plain_text(1000 + number), "x") for number in range(150)]
     test[10], test[20], test[30] = train[7], train[8], (train[9][0], "neither")
-    validation = [(f"validation {number}", "y") for number in range(20)]
+    validation = [(plain_text(2000 + number), "y") for number in range(20)]
     validation[3] = train[0]
     parts = [examples(train), examples(validation, "validation.csv"), examples(test, "test.csv")]
     splits = make_splits(*parts, Split(), task_type="classification")
@@ -140,7 +142,45 @@ def test_leak_from_validation_into_the_test() -> None:
 
 
 def test_splits_of_ours_never_leak() -> None:
-    rows = examples([*enough(), *enough()[:50], *[(f"text {number}", "other") for number in range(30)]])
+    rows = examples([*enough(), *enough()[:50], *[(plain_text(number), "other") for number in range(30)]])
     splits = make_splits(rows, None, None, Split(), task_type="generation")
     codes = {finding.code for finding in check_examples(rows, task_type="generation", splits=splits)}
-    assert codes == {"duplicate_row", "conflicting_answers", "few_test_rows"}
+    assert codes == {"duplicate_row", "near_duplicate", "conflicting_answers", "few_test_rows"}
+
+
+def test_every_finding_says_why_and_what_to_do() -> None:
+    rows = [("a", "x"), ("a", "x"), ("my mail is bob@gmail.com", "y"), *enough()]
+    for found in check_examples(examples(rows), task_type="classification"):
+        assert found.why == CODES[found.code].why and found.fix == CODES[found.code].fix
+
+
+def test_quick_compares_nothing_by_likeness_and_full_doubts_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("tunesmith.data.checks.noise_findings", lambda rows, tell: asked.append("noise") or [])
+    near = ("a question about the weather in spring", "a question about the weather in springs")
+    rows = examples([*enough(), *[(text, "x") for text in near]])
+    codes = {
+        depth: {f.code for f in check_examples(rows, task_type="classification", depth=depth)}
+        for depth in ("quick", "usual", "full")
+    }
+    assert "near_duplicate" not in codes["quick"] and "near_duplicate" in codes["usual"] & codes["full"]
+    assert asked == ["noise"]
+
+
+def test_a_test_that_was_trained_on_is_an_error() -> None:
+    rows = examples(enough(), "train.csv")
+    same = examples(enough()[:60], "test.csv")
+    splits = make_splits(rows, None, same, Split(validation=0), task_type="generation")
+    found = by_code(check_examples(rows, task_type="generation", splits=splits))
+    assert found["test_is_train"].severity == "error"
+    assert found["test_is_train"].lines == tuple(range(2, 62))
+    fewer = examples([*enough()[:29], *[(plain_text(5000 + n), "x") for n in range(31)]], "test.csv")
+    splits = make_splits(rows, None, fewer, Split(validation=0), task_type="generation")
+    codes = {f.code for f in check_examples(rows, task_type="generation", splits=splits)}
+    assert "test_is_train" not in codes and "test_leak_row" in codes
+
+
+def test_few_test_rows_name_the_smallest_difference() -> None:
+    splits = make_splits(examples(enough()), None, None, Split(test=50), task_type="generation")
+    found = by_code(check_examples(examples(enough()), task_type="generation", splits=splits))
+    assert "14 points" in found["few_test_rows"].message

@@ -36,10 +36,10 @@ def pairs(result: LoadResult) -> list[tuple[str, str]]:
         ({"id": 1, "Question": "a", "Answer": "b"}, "a", "b", "prompt_completion"),
         ({"question": "a", "context": "c", "answer": "b"}, "c\n\na", "b", "prompt_completion"),
         ({"question": "a", "context": "", "answer": "b"}, "a", "b", "prompt_completion"),
-        ({"instruction": "a", "input": "c", "output": "b"}, "a\n\nc", "b", "prompt_completion"),
-        ({"instruction": "a", "input": "", "output": "b"}, "a", "b", "prompt_completion"),
+        ({"instruction": "a", "input": "c", "output": "b"}, "a\n\nc", "b", "alpaca"),
+        ({"instruction": "a", "input": "", "output": "b"}, "a", "b", "alpaca"),
         ({"instruction": "a", "context": "c", "response": "b", "category": "x"}, "a\n\nc", "b", "prompt_completion"),
-        ({"instruction": "a", "output": "b"}, "a", "b", "prompt_completion"),
+        ({"instruction": "a", "output": "b"}, "a", "b", "alpaca"),
         ({"input": "a", "output": "b", "id": 1}, "a", "b", "prompt_completion"),
         ({"text": "a", "category": "b", "id": 1}, "a", "b", "columns"),
         ({"utterance": "a", "intent": "b", "id": 1}, "a", "b", "columns"),
@@ -71,20 +71,6 @@ def test_unclear_columns_are_named_with_the_way_out(tmp_path: Path, columns: tup
     assert ", ".join(columns) in str(caught.value)
     assert "data.columns" in str(caught.value)
     assert "data.template" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        (("conversations", "tools"), "ShareGPT"),
-        (("prompt", "chosen", "rejected"), "preference"),
-        (("chosen_messages", "rejected_messages"), "preference"),
-        (("messages", "label"), "rated answers"),
-    ],
-)
-def test_formats_that_would_be_misread_are_refused(tmp_path: Path, columns: tuple[str, ...], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        load(jsonl(tmp_path, [dict.fromkeys(columns, "x")]))
 
 
 def test_mapping_wins_over_names(tmp_path: Path) -> None:
@@ -229,7 +215,12 @@ def message(role: Any, content: Any = "x", **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
 
 
+def called(arguments: str) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": arguments}}
+
+
 U, A, S = message("user"), message("assistant", "y"), message("system", "s")
+CALL, RESULT = called('{"x": 1}'), message("tool", "found", tool_call_id="1")
 
 
 def test_chat_rows_are_read(tmp_path: Path) -> None:
@@ -252,7 +243,8 @@ def test_chat_rows_are_read(tmp_path: Path) -> None:
         ([message(["user"]), A], {"unknown_role"}),
         ([{"content": "x"}, A], {"unknown_role"}),
         ([message("user", None), A], {"content_not_text"}),
-        ([message("user", [{"type": "text", "text": "x"}]), A], {"content_not_text"}),
+        ([message("user", [{"type": "image_url", "image_url": {}}]), A], {"content_not_text"}),
+        ([message("user", []), A], {"content_not_text"}),
         ([message("bot", 3), A], {"unknown_role", "content_not_text"}),
         ([U], {"no_final_answer"}),
         ([U, A, U], {"no_final_answer"}),
@@ -271,8 +263,22 @@ def test_chat_rows_are_read(tmp_path: Path) -> None:
         ([U, message("assistant", "y", weight=True)], {"bad_weight"}),
         ([U, message("assistant", "y", weight=None)], {"bad_weight"}),
         ([message("user", "x", weight=0), A], {"bad_weight"}),
-        ([U, message("assistant", None, tool_calls=[{"id": "1"}])], {"tool_calls_not_learnt"}),
-        ([U, message("tool", "x", tool_call_id="1"), A], {"tool_calls_not_learnt"}),
+        ([U, message("assistant", None, tool_calls=[CALL])], {"tool_calls_not_learnt"}),
+        ([U, message("assistant", None, tool_calls=[CALL]), RESULT, A], {"tool_calls_not_learnt"}),
+        ([U, message("assistant", None, function_call=CALL["function"])], {"tool_calls_not_learnt"}),
+        ([U, message("assistant", None, tool_calls=[{"id": "1"}])], {"tool_call_broken"}),
+        ([U, message("assistant", None, tool_calls=[called("{'x': 1}")])], {"tool_call_broken"}),
+        ([U, message("assistant", None, tool_calls=[called("[1]")])], {"tool_call_broken"}),
+        ([U, message("assistant", None, tool_calls=[called('{"x": NaN}')])], {"tool_call_broken"}),
+        ([U, message("assistant", None, tool_calls=[called('{"x": "\\ud800"}')])], {"tool_call_broken"}),
+        ([message("user", "x", tool_calls=[CALL]), A], {"tool_call_broken"}),
+        ([U, RESULT, A], {"tool_result_unmatched"}),
+        (
+            [U, message("assistant", None, tool_calls=[CALL]), {**RESULT, "tool_call_id": "2"}, A],
+            {"tool_result_unmatched"},
+        ),
+        ([U, message("assistant", None, tool_calls=[CALL]), U, A], {"roles_out_of_order"}),
+        ([U, message("assistant", None, tool_calls=[CALL, {**CALL, "id": "2"}]), RESULT, A], {"roles_out_of_order"}),
     ],
 )
 def test_faults_of_conversations(tmp_path: Path, messages: Any, codes: set[str]) -> None:
@@ -285,7 +291,8 @@ def test_faults_of_conversations(tmp_path: Path, messages: Any, codes: set[str])
 
 
 def test_tool_definitions_and_other_keys_are_tolerated(tmp_path: Path) -> None:
-    row = {"messages": [message("user", "x", name="Ann", mood=1), A], "tools": [{}], "parallel_tool_calls": False}
+    tool = {"type": "function", "function": {"name": "look_up"}}
+    row = {"messages": [message("user", "x", name="Ann", mood=1), A], "tools": [tool], "parallel_tool_calls": False}
     result = load(jsonl(tmp_path, [row]))
     assert len(result.examples) == 1
     found = by_code(result.findings)
@@ -353,3 +360,104 @@ def test_broken_spans(tmp_path: Path, cell: str) -> None:
     assert found["bad_spans"].lines == (2,)
     assert found["empty_answer"].lines == (3,)
     assert len(result.examples) == 1
+
+
+def test_text_parts_and_loss_weights_are_read(tmp_path: Path) -> None:
+    parts = [{"type": "text", "value": "Who "}, {"type": "text", "text": "are you?"}]
+    row = {
+        "messages": [
+            message("user", parts, loss_weight=0.0),
+            message("assistant", "I am.", loss_weight=0.0),
+            message("user", loss_weight=0.0),
+            message("assistant", "Yes.", loss_weight=1.0),
+        ]
+    }
+    result = load(jsonl(tmp_path, [row]))
+    assert turns(result)[0] == ("user", "Who are you?")
+    assert [m.weight for m in result.examples[0].messages] == [1, 0, 1, 1]
+    assert result.findings == []
+    odd = {"messages": [message("user", loss_weight=1.0), A]}
+    assert by_code(load(jsonl(tmp_path, [odd])).findings)["bad_weight"].lines == (1,)
+
+
+def test_kinds_that_cannot_be_learnt_yet_are_said_and_what_can_is_kept(tmp_path: Path) -> None:
+    chosen = jsonl(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}], "chosen.jsonl")
+    result = load(chosen)
+    assert pairs(result) == [("a", "b")]
+    assert result.examples[0].rejected[-1].content == "c"
+    assert by_code(result.findings)["rejected_not_learnt"].lines == (1,)
+    assert load_examples(spec(chosen), chosen, learns={"preference"}).findings == []
+    judged = jsonl(tmp_path, [{"messages": [U, A], "label": good} for good in (True, False)], "judged.jsonl")
+    result = load(judged)
+    assert [e.line for e in result.examples] == [1]
+    assert by_code(result.findings)["bad_answer_left_out"].lines == (2,)
+    asked = jsonl(tmp_path, [{"messages": [U], "reference": "b"}] * 2, "asked.jsonl")
+    result = load(asked)
+    assert (result.examples, result.rows) == ([], 2)
+    assert by_code(result.findings)["no_answer_given"].lines == (1, 2)
+
+
+# --- mappings ------------------------------------------------------------------------------------------------------
+
+
+def test_paths_look_inside_cells_and_defaults_fill_in(tmp_path: Path) -> None:
+    rows = [{"q": {"text": "a", "more": [{"x": "b"}]}, "label": "y"}, {"q": {"text": "c", "more": []}, "label": "z"}]
+    path = jsonl(tmp_path, rows)
+    result = load(path, template="{q.text} {q.more[0].x} → {label}")
+    assert pairs(result) == [("a b → ", "y")]
+    assert by_code(result.findings)["missing_column"].lines == (2,)
+    filled = load(path, template="{q.text} {q.more[0].x} → {label}", defaults={"q.more[0].x": "nothing"})
+    assert pairs(filled) == [("a b → ", "y"), ("c nothing → ", "z")]
+    assert "unused_columns" not in by_code(filled.findings)
+    mapped = load(path, columns={"prompt": "q.text", "answer": "label"})
+    assert pairs(mapped) == [("a", "y"), ("c", "z")]
+    with pytest.raises(DataError, match=r"data\.template names 'r\.text'") as caught:
+        load(path, template="{r.text} {label}")
+    assert "q, label" in str(caught.value)
+
+
+def test_a_column_called_like_a_path_wins_over_the_path(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [{"a.b": "flat", "a": {"b": "deep"}, "y": "z"}])
+    assert pairs(load(path, columns={"prompt": "a.b", "answer": "y"})) == [("flat", "z")]
+
+
+def test_answer_names_the_placeholders_that_are_learnt(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [{"q": "2+2", "why": "two twos", "result": 4}])
+    template = "Q: {q}\nBecause {why}: {result}."
+    assert turns(load(path, template=template))[1] == ("assistant", "4.")
+    result = load(path, template=template, answer=["why", "result"])
+    assert turns(result) == [("user", "Q: 2+2\nBecause "), ("assistant", "two twos: 4.")]
+    assert result.examples[0].expected == "two twos: 4"
+    with pytest.raises(RecipeError, match="behind the beginning of the answer"):
+        load(path, template=template, answer=["why"])
+    with pytest.raises(RecipeError, match=r"no placeholder \{y\}"):
+        load(path, template=template, answer=["y"])
+    with pytest.raises(RecipeError, match="nothing of the template is input"):
+        load(path, template="{q} {why}", answer=["q", "why"])
+    with pytest.raises(RecipeError, match="of a template"):
+        load(path, answer=["q"], columns={"prompt": "q", "answer": "result"})
+
+
+def test_several_answer_columns_make_an_object(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'line,name,unit\n"2 cups ""fine"" flour","fine ""00"" flour",cup\nx,,\n')
+    result = load(path, columns={"prompt": "line", "answer": ["name", "unit"]})
+    assert json.loads(result.examples[0].expected) == {"name": 'fine "00" flour', "unit": "cup"}
+    assert by_code(result.findings)["empty_answer"].lines == (4 - 1,)
+
+
+def test_a_column_with_the_unwanted_answer(tmp_path: Path) -> None:
+    rows = [
+        {"q": "a", "good": "b", "bad": "c"},
+        {"q": "a", "good": "b", "bad": "b"},
+        {"q": "a", "good": "b", "bad": ""},
+    ]
+    result = load(jsonl(tmp_path, rows), columns={"prompt": "q", "answer": "good", "rejected": "bad"})
+    assert [m.content for m in result.examples[0].rejected] == ["a", "c"]
+    found = by_code(result.findings)
+    assert (found["preference_equal"].lines, found["empty_answer"].lines) == ((2,), (3,))
+    assert len(result.examples) == 1
+
+
+def test_a_list_of_texts_is_written_as_lines_in_the_input_and_as_json_in_the_answer(tmp_path: Path) -> None:
+    result = load(jsonl(tmp_path, [{"prompt": ["a", "b"], "completion": ["c"]}]))
+    assert pairs(result) == [("a\nb", '["c"]')]

@@ -80,11 +80,76 @@ def test_few_values_are_a_label(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("oops\n", "no row can be read"),
-        ('{"text": "a"}\n{"text": "b"}\n', "no column looks like an answer"),
+        ('{"text": "a", "x": 1}\n{"text": "b", "x": 2}\n{"text": "c", "y": 3}\n', "no column looks like an answer"),
         ('{"prompt": "", "completion": ""}\n', "no row can be used"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "preference"),
     ],
 )
 def test_nothing_to_propose(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         propose(write(tmp_path, "a.jsonl", content))
+
+
+@pytest.mark.parametrize(
+    ("rows", "format"),
+    [
+        ([{"text": "a long story"}, {"text": "another one", "url": "x"}], "text"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "preference"),
+        ([{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}], "sharegpt"),
+        ([{"instruction": "a", "input": "", "output": "b"}], "alpaca"),
+        ([{"tokens": ["Ann", "smiles"], "ner_tags": ["B-PER", "O"]}], "conll"),
+        ([{"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}], "squad"),
+    ],
+)
+def test_formats_are_proposed_by_name(tmp_path: Path, rows: list[dict[str, object]], format: str) -> None:
+    proposal = propose(jsonl(tmp_path, rows))
+    assert (proposal.data["format"], proposal.format, proposal.rows) == (format, format, len(rows))
+    assert "recognised by" in proposal.reasons[0]
+
+
+def test_rows_that_cannot_be_learnt_yet_are_proposed_with_a_warning(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    proposal = propose(jsonl(tmp_path, [{"messages": messages}] * 3))
+    assert proposal.data["format"] == "chat"
+    assert "can be converted" in proposal.warnings[0]
+    assert any("tool calls" in warning for warning in proposal.warnings)
+
+
+def test_two_answers_by_their_names(tmp_path: Path) -> None:
+    rows = [{"question": "Kind?", "answer_matching_behavior": " Yes", "answer_not_matching_behavior": " No", "c": 1}]
+    proposal = propose(jsonl(tmp_path, rows))
+    assert proposal.data["columns"] == {
+        "prompt": "question",
+        "answer": "answer_matching_behavior",
+        "rejected": "answer_not_matching_behavior",
+    }
+
+
+def test_fields_that_stand_in_the_input_become_an_object(tmp_path: Path) -> None:
+    lines = ["line,name,quantity,unit,note", *(f"{n} g of fine food{n},food{n},{n},g,x" for n in range(1, 9))]
+    proposal = propose(write(tmp_path, "a.csv", "\n".join(lines)))
+    assert proposal.data["columns"] == {"prompt": "line", "answer": ["name", "quantity", "unit", "note"]}
+    assert proposal.task_type == "extraction"
+    assert json.loads(proposal.samples[0].expected) == {"name": "food1", "quantity": "1", "unit": "g", "note": "x"}
+
+
+def test_lists_of_whole_texts_are_references_of_which_the_first_is_learnt(tmp_path: Path) -> None:
+    rows = [
+        {
+            "source": ["One long sentence of a paper.", "Another one."],
+            "target": [f"A summary of about eight words, {n}."],
+        }
+        for n in range(4)
+    ]
+    proposal = propose(jsonl(tmp_path, rows))
+    assert proposal.data["columns"] == {"prompt": "source", "answer": "target[0]"}
+    assert proposal.samples[0].question == "One long sentence of a paper.\nAnother one."
+    assert proposal.samples[1].expected == "A summary of about eight words, 1."
+
+
+def test_an_instruction_with_instances_becomes_a_template(tmp_path: Path) -> None:
+    rows = [{"instruction": "Do.", "instances": [{"input": "i", "output": f"done {n}"}] * 2} for n in range(3)]
+    proposal = propose(jsonl(tmp_path, rows))
+    assert proposal.samples[0].question == "Do.\n\ni\n\n"
+    assert proposal.samples[2].expected == "done 2"
+    assert "up to 2 instances" in proposal.warnings[0]

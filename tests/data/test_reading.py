@@ -142,10 +142,10 @@ def test_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "a.csv", "a,b\n1,2\n")
 
-    def denied(self: Path) -> bytes:
+    def denied(self: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(DataError, match="no permission to read") as caught:
         read_rows(path)
     assert caught.value.where == str(path)
@@ -180,7 +180,7 @@ def test_object_around_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("magic", "name"), [(b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04", "zip archive or an office"), (b"PAR1", "Parquet")]
+    ("magic", "name"), [(b"BZh9", "bzip2"), (b"PK\x03\x04", "zip archive or an office"), (b"SQLite format 3", "SQLite")]
 )
 def test_binary_files_are_named(tmp_path: Path, magic: bytes, name: str) -> None:
     with pytest.raises(DataError, match=name):

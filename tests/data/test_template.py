@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.template import cell_text, parse_template, render_prompt
+from tunesmith.data.template import (
+    cell_text,
+    field_of,
+    has_field,
+    parse_template,
+    refuse_unknown_specials,
+    render_prompt,
+    special_literals,
+)
 from tunesmith.errors import RecipeError
 
 
@@ -73,3 +81,54 @@ def test_literal_text_and_values_come_out_as_they_went_in(a: str, b: str, c: str
     # A literal brace next to a placeholder is ambiguous ("{{{"), so a space keeps them apart.
     template = f"{escaped(a)} {{x}} {escaped(b)} {{y}} {escaped(c)}"
     assert render(template, x=x, y=y) == (f"{a} {x} {b} ", f"{y} {c}")
+
+
+LLAMA = "<|start_header_id|>user<|end_header_id|>\n{phrase}<|eot_id|><|start_header_id|>assistant\n{tone}</s>"
+
+
+def test_special_literals_are_found_outside_of_placeholders_only() -> None:
+    assert special_literals(LLAMA) == ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "</s>")
+    assert special_literals("<b>{x}</b> a <| b |> [INST] {<|y|>}") == ()
+    assert special_literals("[SEP] <start_of_turn>{x} <eos> {y}<fim_suffix>") == (
+        "[SEP]",
+        "<start_of_turn>",
+        "<eos>",
+        "<fim_suffix>",
+    )
+
+
+def test_special_literals_that_the_tokenizer_does_not_know_are_named() -> None:
+    known = {"<|start_header_id|>": 1, "<|end_header_id|>": 2, "</s>": 3}
+    with pytest.raises(RecipeError, match=r"does not know <\|eot_id\|>\n") as caught:
+        refuse_unknown_specials(LLAMA, known)
+    assert caught.value.where == "data.template"
+    assert "base.add_tokens" in str(caught.value.fix)
+    refuse_unknown_specials(LLAMA, {**known, "<|eot_id|>": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "value"),
+    [
+        ("a", True, {"b": [1, {"c": None}]}),
+        ("a.b[0]", True, 1),
+        ("a.b[1].c", True, None),
+        ("a.b[2]", False, None),
+        ("a.x", False, None),
+        ("a[0]", False, None),
+        ("a.b.c", False, None),
+        ("a.b[-1]", False, None),
+        ("a..b", False, None),
+        ("x", False, None),
+        ("[0]", False, None),
+    ],
+)
+def test_paths(name: str, there: bool, value: object) -> None:
+    row = {"a": {"b": [1, {"c": None}]}}
+    assert has_field(row, name) is there
+    assert field_of(row, name) == value
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_path_or_not_and_never_a_crash(name: str) -> None:
+    assert has_field({name: 1}, name)
+    assert has_field({"a": [{"b": 1}]}, name) == (name in ("a", "a[0]", "a[0].b"))

@@ -293,11 +293,19 @@ def test_documents_are_whole_and_only_answers_are_learnt_in_half_of_the_conversa
 
     tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
     assistant, end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
-    answers_only = everything = 0
+    answers_only = everything = repeats = 0
     for ids, mask in _documents(prepared):
         assert ids[0] == tokenizer.bos_token_id
-        assert len(ids) <= 1024
+        assert len(ids) <= 2048
         places = np.flatnonzero(ids == assistant)
+        if not len(places) and not mask[1:].all():
+            period = int(np.flatnonzero(mask)[0]) - 1
+            assert mask[1 + period :].all()
+            rows = ids[1:].reshape(-1, period)
+            words = [[token.lstrip("Ġ") for token in tokenizer.convert_ids_to_tokens(row)] for row in rows]
+            assert len(words) > 1 and all(row == words[0] for row in words)
+            repeats += 1
+            continue
         if not len(places):
             assert mask[1:].all() and not mask[0]
             continue
@@ -313,6 +321,7 @@ def test_documents_are_whole_and_only_answers_are_learnt_in_half_of_the_conversa
             assert mask[place + 2 : stop + 1].all()
             assert not mask[stop + 1 : stop + 2].any()
     assert 0.35 < answers_only / (answers_only + everything) < 0.65
+    assert repeats > 10
 
 
 def test_the_same_seed_gives_the_same_files(corpus: Path, prepared: Path, tmp_path: Path) -> None:

@@ -80,10 +80,85 @@ def test_the_estimate_counts_what_training_counts(project, tunesmith, method):
 def test_checking_twice_says_the_same(project, tunesmith):
     one, two = (tunesmith("check", "recipe.yaml", "--json").json for _ in range(2))
     for report in (one, two):
-        del report["estimate"]
+        del report["estimate"], report["numbers"]  # times
+        for choice in report["choices"]:
+            del choice["reason"]  # the memory that was free at that moment
     assert one == two
 
 
 def test_paths_count_from_the_recipe(project, tunesmith, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert tunesmith("check", Path("project") / "recipe.yaml", "--json").code == 0
+
+
+def test_leaks_are_listed_row_by_row_and_the_test_stays_as_it_is(project, tunesmith):
+    rows = tone_rows()
+    own = [*tone_rows(60, seed=5)[:50], rows[3], (f"{rows[4][0]} indeed my very dear friend of old", "warm")]
+    write_csv(project / "test.csv", own)
+    before = (project / "test.csv").read_bytes()
+    said = tunesmith("check", "recipe.yaml", "--json", "--set", "data.test=test.csv")
+    assert said.code == 0
+    (leak,) = [leak for leak in said.json["leaks"] if leak["line"] == 52]
+    assert (leak["kind"], leak["similarity"], leak["seen_line"]) == ("row", 1.0, 5)
+    assert leak["seen_source"].endswith("rows.csv") and leak["source"].endswith("test.csv")
+    listed = {f["code"]: f["lines"] for f in said.json["findings"] if f["code"].startswith("test_leak")}
+    assert sum(map(len, listed.values())) == len(said.json["leaks"]) and 52 in listed["test_leak_row"]
+    assert said.json["splits"]["sizes"]["test"] == 52
+    assert (project / "test.csv").read_bytes() == before
+
+
+def test_a_run_refuses_a_test_set_that_it_trains_on(project, tunesmith):
+    write_csv(project / "test.csv", tone_rows()[:40])
+    said = tunesmith("check", "recipe.yaml", "--json", "--set", "data.test=test.csv")
+    assert said.code == 3
+    assert "test_is_train" in {f["code"] for f in said.json["findings"] if f["severity"] == "error"}
+    said = tunesmith("run", "recipe.yaml", "--json", "--set", "data.test=test.csv")
+    assert said.code == 3 and "the test rows are training rows: 40 of 40" in said.error["what"]
+
+
+def test_what_the_test_set_can_show(project, tunesmith):
+    said = tunesmith("check", "recipe.yaml", "--json")
+    assert said.json["splits"]["detectable_difference"] == pytest.approx(0.153, abs=0.001)
+    assert said.json["splits"]["test_rows_for_min_gain"] == 9419
+    said = tunesmith("check", "recipe.yaml")
+    assert "40 test rows show a difference of about 15.3 points" in " ".join(said.out.split())
+
+
+def test_quick_doubts_no_label_and_divides_alike(project, tunesmith, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tunesmith.data.checks.noise_findings", lambda rows, tell: asked.append(len(rows)) or [])
+    full, quick = (tunesmith("check", "recipe.yaml", "--json", *more).json for more in ((), ("--quick",)))
+    assert asked == [100] and full["splits"] == quick["splits"]
+
+
+def test_fix_writes_copies_and_leaves_the_files_alone(project, tunesmith):
+    write_csv(project / "rows.csv", [*tone_rows(), tone_rows()[0], ("caf\u00c3\u00a9 gladly", "warm")])
+    write_csv(project / "test.csv", [*tone_rows(60, seed=5)[:50]] * 2)
+    before = {name: (project / name).read_bytes() for name in ("rows.csv", "test.csv")}
+    said = tunesmith("check", "recipe.yaml", "--json", "--fix", "--set", "data.test=test.csv")
+    (fixed,) = said.json["fixed"]
+    assert (fixed["rows"], fixed["dropped"], fixed["changed"]) == (101, 1, 1)
+    assert {name: (project / name).read_bytes() for name in before} == before
+    assert "café gladly,warm" in (project / "rows.cleaned.csv").read_text(encoding="utf-8")
+    log = [json.loads(line) for line in (project / "rows.fixes.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(c["row"], c["code"]) for c in log] == [(102, "duplicate_row"), (103, "mojibake")]
+    again = tunesmith("check", "rows.csv", "--fix")
+    assert again.code == 3 and "exists already" in again.err
+    (project / "rows.cleaned.csv").unlink()
+    (project / "rows.fixes.jsonl").unlink()
+    said = tunesmith("check", "rows.csv", "--fix")
+    assert said.code == 0 and "1 dropped, 1 texts changed" in said.out
+
+
+def test_without_fix_nothing_is_written(project, tunesmith):
+    names = {path.name for path in project.iterdir()}
+    assert tunesmith("check", "rows.csv").code == 0
+    assert {path.name for path in project.iterdir()} == names
+
+
+def test_findings_say_why_and_show_an_example(project, tunesmith):
+    write_csv(project / "rows.csv", [*tone_rows(), ("gladly write to ana.lopez@gmail.com", "warm")])
+    said = tunesmith("check", "rows.csv")
+    text = " ".join(said.out.split())
+    assert "[e-mail]" in text and "ana.lopez" not in text
+    assert "word for word" in text

@@ -8,7 +8,7 @@ from tests.text.tokenizers import CHATML, with_special
 from tests.tiny import byte_tokenizer
 from tunesmith.errors import RecipeError
 from tunesmith.text.render import Renderer
-from tunesmith.text.templates import BUILT_IN, choose_template
+from tunesmith.text.templates import BUILT_IN, choose_template, origin_text, template_origin
 
 
 def test_auto_is_the_tokenizers_own_or_plain():
@@ -64,3 +64,18 @@ def test_a_broken_template_file_is_told(tmp_path):
     file.write_text("{% for m in messages %}")
     with pytest.raises(RecipeError, match="chat template cannot render"):
         Renderer(byte_tokenizer(), str(file))
+
+
+def test_where_a_template_comes_from(tmp_path):
+    file = tmp_path / "tokenizer"
+    file.write_text("{{ messages[0].content }}")
+    own, none = with_special(CHATML), byte_tokenizer()
+    cases = [
+        (own, "auto", "model"),
+        (own, "tokenizer", "model"),
+        (none, "auto", "fallback"),
+        (own, "plain", "built_in"),
+    ]
+    for tokenizer, wanted, origin in [*cases, (own, str(file), "file")]:
+        assert template_origin(wanted, choose_template(tokenizer, wanted)[0]) == origin
+    assert len({origin_text(origin) for _, _, origin in cases} | {origin_text("file")}) == 4

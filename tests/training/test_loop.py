@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from tests.training.small import PLAN, ROWS, VALIDATION, tunable, weights
-from tunesmith.errors import DataError, RecipeError, ResourceError
+from tunesmith.errors import DataError, EngineError, RecipeError, ResourceError
+from tunesmith.models import fused_layers
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import trainable_parameters
 from tunesmith.text.types import Sample
-from tunesmith.training import checkpoint, loop
+from tunesmith.training import checkpoint, loop, resources
 from tunesmith.training.batching import Batch
 from tunesmith.training.loop import TrainingResult, train
 from tunesmith.training.objectives import LossSum, cross_entropy
@@ -376,7 +377,8 @@ def test_an_objective_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"recompute_layers": (0, 1)}, {"optimizer_in_backward": True}, {"precision": "bf16"}]
 )
-def test_ways_to_need_less_change_nothing_or_little(tmp_path, changes):
+def test_ways_to_need_less_change_nothing_or_little(tmp_path, changes, monkeypatch):
+    monkeypatch.setattr(loop, "_LOG_SECONDS", 0.0)  # every step is told of, however busy the machine is
     plan = replace(PLAN, evaluate_every=0, micro_batch_tokens=1_000, max_grad_norm=0.0)
     reference, model = tunable(method="full"), tunable(method="full")
     expected = train(reference, ROWS, plan, tmp_path / "a")
@@ -409,3 +411,33 @@ def test_a_scale_that_is_too_large_for_fp16_leaves_steps_out_and_is_halved(tmp_p
     assert 1 <= kept["skipped"] <= len(left_out) <= kept["skipped"] + 4
     assert kept["scale"] == 2.0 ** (24 - kept["skipped"])
     assert mean_loss(model, ROWS) < before
+
+
+def test_above_its_memory_limit_freed_memory_goes_back_after_every_step(tmp_path, monkeypatch):
+    given: list[int] = []
+    monkeypatch.setattr(resources, "release_freed_memory", lambda: given.append(1))
+    monkeypatch.setattr(resources, "_glibc", lambda: None)
+    plan = replace(PLAN, evaluate_every=0)
+    train(tunable(), ROWS, plan, tmp_path / "elsewhere", memory_limit=1)
+    assert not given  # where the heap cannot be asked to shrink
+    monkeypatch.undo()
+    monkeypatch.setattr(resources, "release_freed_memory", lambda: given.append(1))
+    monkeypatch.setattr(resources, "_glibc", lambda: object())
+    monkeypatch.setattr(loop, "keep_freed_memory", lambda: None)
+    train(tunable(), ROWS, plan, tmp_path / "none")
+    train(tunable(), ROWS, plan, tmp_path / "far", memory_limit=1 << 50)
+    assert not given
+    limited = tunable()
+    train(limited, ROWS, plan, tmp_path / "above", memory_limit=1)
+    assert len(given) == plan.steps
+
+
+def test_one_look_before_the_first_step_finds_fused_layers_that_are_wrong(tmp_path, monkeypatch):
+    """Its plain side is short enough to be computed by the layers of `transformers`, so it proves both at once."""
+    model = tunable()
+    assert fused_layers.use_fused_layers(model.model)
+    right = fused_layers.attention_output
+    monkeypatch.setattr(fused_layers, "attention_output", lambda *given: 1.01 * right(*given))
+    with pytest.raises(EngineError, match="logits of the packed computation differ"):
+        train(model, ROWS, PLAN, tmp_path)
+    assert not list(tmp_path.iterdir())

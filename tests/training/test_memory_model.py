@@ -18,7 +18,7 @@ from tunesmith.models.quantized import quantize_base
 from tunesmith.ops.packing import Packing
 from tunesmith.training.batching import Batch, collate
 from tunesmith.training.memory_model import MemoryModel, row_tokens, trained_bytes, weight_bytes
-from tunesmith.training.memory_trace import Ledger, PassMemory, Shapes, measured_step, only_trained
+from tunesmith.training.memory_trace import Answering, Ledger, PassMemory, Shapes, measured_step, only_trained
 from tunesmith.training.objectives import LossSum, Objective, cross_entropy
 from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
@@ -107,7 +107,7 @@ def test_nothing_of_the_real_model_changes() -> None:
     shapes = Shapes(model.model)
     shapes.optimizer_bytes(PLAN)
     shapes.step(collate(ROWS), cross_entropy, PLAN)
-    shapes.answering(2, 20)
+    shapes.answering(Answering(2, 16, 4))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(p.grad is None and torch.equal(p, before[n]) for n, p in model.model.named_parameters())
     assert not model.model.training
@@ -235,12 +235,12 @@ def test_a_much_longer_document_is_looked_at_too() -> None:
 
 def test_answers_count_where_they_take_more() -> None:
     model = lora()
-    few = MemoryModel(model, ROWS[:3], PLAN, cross_entropy, 10**8, answers=(1, 5)).forecast(64)
-    many = MemoryModel(model, ROWS[:3], PLAN, cross_entropy, 10**8, answers=(64, 300)).forecast(64)
+    few = MemoryModel(model, ROWS[:3], PLAN, cross_entropy, 10**8, answers=Answering(1, 4, 1)).forecast(64)
+    many = MemoryModel(model, ROWS[:3], PLAN, cross_entropy, 10**8, answers=Answering(64, 276, 24)).forecast(64)
     none = MemoryModel(model, ROWS[:3], PLAN, cross_entropy, 10**8).forecast(64)
     assert few.peak_bytes == none.peak_bytes < many.peak_bytes
     cache = 2 * 2 * 2 * 8 * 4 * 64 * 300  # keys and values of 2 layers, 2 heads of 8 fp32 numbers
-    assert many.parts["temporary"] > cache
+    assert many.parts["answers"] > cache and few.parts["answers"] == 0
 
 
 def test_only_the_named_parameters_are_trained() -> None:

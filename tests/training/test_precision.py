@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from tunesmith.training.precision import LossScaler, choose_precision
+from tunesmith.training.precision import LossScaler, choose_precision, may_pay
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,12 @@ def test_a_scaler_goes_on_from_its_state() -> None:
     other.load_state_dict(one.state_dict())
     assert [one.update(1.0), one.scale] == [other.update(1.0), other.scale]
     assert one == other
+
+
+def test_half_precision_is_measured_only_where_it_could_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda there=tiles: there)
+        assert may_pay("cpu") is tiles and may_pay("cuda")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert may_pay("cpu")

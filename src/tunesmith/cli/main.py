@@ -21,6 +21,7 @@ from tunesmith.errors import ResourceError, TunesmithError
 
 COMMANDS = {
     "init": ("tunesmith.cli.init", "Look at a file of examples and write a recipe for it."),
+    "data": ("tunesmith.cli.data", "Work with rows before anything is trained."),
     "check": ("tunesmith.cli.check", "Say what is wrong with the data, what will be learnt and what it will cost."),
     "run": ("tunesmith.cli.run", "Check, measure baselines, train, evaluate, and give a verdict."),
     "baselines": ("tunesmith.cli.baselines", "Measure the alternatives to tuning on the test rows."),

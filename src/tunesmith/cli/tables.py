@@ -17,6 +17,7 @@ from tunesmith.verdict.types import Verdict
 from tunesmith.verdict.wording import bare_points, candidate_name, count, duration, metric_name, percent
 
 if TYPE_CHECKING:
+    from tunesmith.data.fixing import Fixed
     from tunesmith.pipeline import CheckReport, Result
     from tunesmith.recipe import Choice
     from tunesmith.runs import RunSummary
@@ -54,7 +55,25 @@ def print_check(report: CheckReport) -> None:
     if report.estimate:
         console.print(Text("estimate", style="bold"))
         console.print(estimate_table(report.estimate))
+    if report.numbers is not None:
+        from tunesmith.cli.data.preview import cost_table
+
+        console.print(Padding(cost_table(report.numbers), (1, 0, 1, 2)))
+    if report.splits:
+        console.print(Text("splits", style="bold"))
+        console.print(Padding(splits_text(report.splits), (0, 0, 1, 2)))
     console.print(findings_table(report.findings))
+
+
+def splits_text(splits: Mapping[str, Any]) -> Text:
+    """How the rows are divided, and how small a difference the test set shows."""
+    text = Text(str(splits["explanation"]))
+    if splits["sizes"]["test"]:
+        points = 100 * splits["detectable_difference"]
+        text.append(f"\n{count(splits['sizes']['test'])} test rows show a difference of about {points:.1f} points.")
+        if needed := splits["test_rows_for_min_gain"]:
+            text.append(f" The gain of verdict.min_gain would need about {count(needed)}.", "dim")
+    return text
 
 
 def print_result(result: Result) -> None:
@@ -88,21 +107,40 @@ def print_runs(summaries: Sequence[RunSummary]) -> None:
 
 
 def findings_table(findings: Sequence[Finding]) -> Table | Text:
-    """Findings, errors first, each with where it is and what to do."""
+    """Findings, errors first, each with where it is, an example, why it matters and what to do."""
     if not findings:
         return Text("no findings: the data is fine", style="green")
     table = Table(title="findings", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("", "code", "what", "lines", "what to do"):
         table.add_column(heading, overflow="fold")
     for finding in sorted(findings, key=lambda f: _ORDER[f.severity]):
+        what = Text(f"{finding.field}: {finding.message}" if finding.field else finding.message)
+        if finding.example:
+            what.append(f"\n{finding.example}", "italic")
+        if finding.why:
+            what.append(f"\n{finding.why}", "dim")
         table.add_row(
             Text(finding.severity, style=_SEVERITY_STYLES[finding.severity]),
             Text(finding.code),
-            Text(f"{finding.field}: {finding.message}" if finding.field else finding.message),
+            what,
             lines_text(finding.lines),
             Text(finding.fix),
         )
     return table
+
+
+def print_fixed(fixed: Sequence[Fixed]) -> None:
+    """What `--fix` wrote, and where."""
+    console = Console()
+    for made in fixed:
+        kinds = ", ".join(f"{code} {count(number)}" for code, number in made.by_code.items()) or "nothing to mend"
+        console.print(
+            Text(
+                f"{made.cleaned}: {count(made.rows)} rows; {count(made.dropped)} dropped, {count(made.changed)} texts "
+                f"changed ({kinds}); log: {made.log}"
+            ),
+            soft_wrap=True,
+        )
 
 
 def lines_text(lines: Sequence[int]) -> str:

@@ -119,6 +119,18 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "It is skipped.",
             "nothing, or remove it",
         ),
+        "cell_not_text": Code(
+            "error",
+            "a cell that is neither text nor number, list or object",
+            "It cannot be put into a text.",
+            "leave the column out of the export, or write it as text",
+        ),
+        "broken_tags": Code(
+            "error",
+            "a sentence whose tokens and tags do not match",
+            "The marked stretches cannot be told.",
+            "give every line as many columns as the others: the token first, its tag last",
+        ),
         # From rows to examples
         "missing_column": Code(
             "error",
@@ -205,6 +217,30 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "Nothing in the row would be learnt.",
             "give at least one assistant message weight 1, or remove the row",
         ),
+        "no_final_question": Code(
+            "error",
+            "a conversation that does not end with the user",
+            "There is nothing to ask.",
+            "end the row with the user's message",
+        ),
+        "tool_call_broken": Code(
+            "error",
+            "a tool call that cannot be read",
+            "A model would learn to make calls that nobody can carry out.",
+            'give every call a name, and arguments as the JSON text of an object, such as {"city": "Oslo"}',
+        ),
+        "tool_result_unmatched": Code(
+            "error",
+            "a tool's result that belongs to no call",
+            "Chat templates render such a conversation wrongly or refuse it.",
+            "let each result follow the assistant's calls, with the tool_call_id of one of them",
+        ),
+        "tools_broken": Code(
+            "error",
+            "tool definitions that cannot be read",
+            "The model would not see which tools it may call.",
+            'write tools as [{"type": "function", "function": {"name": "…", "parameters": {…}}}]',
+        ),
         "tools_not_learnt": Code(
             "warning",
             "tool definitions are not learnt yet; the row is used without them",
@@ -222,6 +258,42 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "keys of messages that are not used",
             "What they say is not learnt.",
             "nothing, or remove the keys",
+        ),
+        "preference_equal": Code(
+            "warning",
+            "a better and a worse answer that are the same; the row is left out",
+            "There is nothing to prefer.",
+            "correct one of the two, or remove the row",
+        ),
+        "preference_apart": Code(
+            "error",
+            "two answers to different questions",
+            "A preference compares answers to the same question.",
+            "let both conversations begin alike",
+        ),
+        "rating_unclear": Code(
+            "error",
+            "a rating that is neither true nor false",
+            "It decides whether the answer is learnt or avoided.",
+            "write label as true or false",
+        ),
+        "rejected_not_learnt": Code(
+            "warning",
+            "answers that are not wanted are not learnt from; only the better ones are",
+            "What makes one answer better than the other is half of what such rows say.",
+            "nothing, if the better answers are worth learning by themselves; or choose an objective for preferences",
+        ),
+        "bad_answer_left_out": Code(
+            "warning",
+            "an answer that is rated bad; the row is left out",
+            "Learning it would teach what is not wanted.",
+            "nothing; or choose an objective that learns from bad answers too",
+        ),
+        "no_answer_given": Code(
+            "error",
+            "a question without an answer; the row is left out",
+            "There is nothing to learn from it without a grader.",
+            "add the answer as the last message",
         ),
         # All examples together
         "no_usable_rows": Code(
@@ -254,6 +326,18 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "Copies count double in training; they stay in one part, so they never leak into the test.",
             "remove the copies",
         ),
+        "duplicate_normalised": Code(
+            "warning",
+            "rows that differ from another row only by case, spaces or invisible characters",
+            "They count double in training like exact copies, and are easily overlooked.",
+            "keep one of them; `tunesmith check --fix` does so",
+        ),
+        "near_duplicate": Code(
+            "warning",
+            "rows that are nearly the same as another row",
+            "They count double in training; with one in training and one in the test, the test is a leak.",
+            "keep one of each group, or leave them: splits made here keep them in one part",
+        ),
         "conflicting_answers": Code(
             "warning",
             "the same input with different answers",
@@ -271,6 +355,18 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "labels that occur in one row only",
             "Such a label is either never learnt or never tested.",
             "collect more rows for the label, or merge it with another",
+        ),
+        "label_rare": Code(
+            "warning",
+            "labels with fewer than five rows",
+            "A label needs a few rows in training and a few in the test before a score says anything about it.",
+            "collect more rows of these labels, or merge them with others",
+        ),
+        "label_noise": Code(
+            "warning",
+            "labels that look wrong",
+            "A classifier that never saw these rows prefers another label. Wrong labels are learnt like right ones.",
+            "look at these rows first; more than half of such suspicions are right where a few per cent are wrong",
         ),
         "label_variants": Code(
             "warning",
@@ -308,6 +404,24 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "The model has seen the question, and learnt a different answer to it.",
             "remove these rows from the training and validation files",
         ),
+        "test_leak_near": Code(
+            "warning",
+            "test rows that are nearly the same as training or validation rows",
+            "Scores on them measure memory, not ability.",
+            "remove these rows from the training and validation files; scores are given with and without them",
+        ),
+        "test_leak_near_prompt": Code(
+            "warning",
+            "test inputs that are nearly the same as training or validation inputs, with another answer",
+            "The model has seen nearly the same question.",
+            "remove these rows from the training and validation files",
+        ),
+        "test_is_train": Code(
+            "error",
+            "the test rows are training rows",
+            "A model is never judged by what it has learnt: no score from this test would mean anything.",
+            "name another file in data.test, or remove it so that test rows are split off",
+        ),
         "validation_leak_row": Code(
             "warning",
             "validation rows that also are training rows",
@@ -319,6 +433,158 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "validation inputs that also occur in training, with another answer",
             "The best checkpoint is then chosen by what was memorised.",
             "remove these rows from the training file",
+        ),
+        "validation_leak_near": Code(
+            "warning",
+            "validation rows that are nearly the same as training rows",
+            "The best checkpoint is then chosen by what was memorised.",
+            "remove these rows from the training file",
+        ),
+        "validation_leak_near_prompt": Code(
+            "warning",
+            "validation inputs that are nearly the same as training inputs, with another answer",
+            "The model has seen nearly the same question.",
+            "remove these rows from the training file",
+        ),
+        # Quality of the texts
+        "near_empty_answer": Code(
+            "warning",
+            "answers that say nothing",
+            "A dash, dots or a placeholder is learnt as an answer like any other.",
+            "write the answer or remove the row",
+        ),
+        "mojibake": Code(
+            "warning",
+            "text that was decoded with the wrong encoding",
+            "UTF-8 read as Windows-1252 turns one letter into two or three wrong ones, which a model then learns.",
+            "decode the source as UTF-8; `tunesmith check --fix` repairs what can be repaired without doubt",
+        ),
+        "replacement_character": Code(
+            "warning",
+            "characters that were lost in decoding (U+FFFD)",
+            "The original letters are gone; the model learns the placeholder.",
+            "export the rows again with the right encoding",
+        ),
+        "odd_characters": Code(
+            "warning",
+            "control, invisible or private characters",
+            "They change the tokens of words that look the same to a reader.",
+            "remove them; `tunesmith check --fix` does so",
+        ),
+        "html_remnants": Code(
+            "warning",
+            "HTML tags or entities inside the text",
+            "Unless the task is about HTML, the model learns to write markup.",
+            "strip the tags and decode the entities, or leave it if markup is meant",
+        ),
+        "special_tokens": Code(
+            "warning",
+            "special tokens of a chat template inside the text",
+            "A template takes them for the end of a turn or the start of one; hosted services refuse the file.",
+            "remove or rewrite the token, unless the row is already rendered and base.chat_template is raw",
+        ),
+        "mixed_script_words": Code(
+            "warning",
+            "words that mix letters of different scripts",
+            "Look-alike letters (Cyrillic о for Latin o) make unknown tokens out of known words.",
+            "write the word in one script",
+        ),
+        "script_mix": Code(
+            "info",
+            "rows mostly in another script than the rest",
+            "A few rows in another script are seldom enough to learn it, and often there by accident.",
+            "nothing if they belong; else remove them",
+        ),
+        "language_mix": Code(
+            "info",
+            "rows in another language than the rest",
+            "A few rows in another language are seldom enough to learn it, and often there by accident.",
+            "nothing if they belong; else remove them",
+        ),
+        "refusals": Code(
+            "info",
+            "answers that refuse",
+            "Refusals are learnt quickly and generalise to questions that should be answered.",
+            "nothing if the refusals are meant",
+        ),
+        "many_refusals": Code(
+            "warning",
+            "many answers that refuse",
+            "From a few per cent on, a tuned model refuses what it should answer.",
+            "keep only refusals that are meant, and few of them",
+        ),
+        "system_prompt_varies": Code(
+            "warning",
+            "system messages that differ from the usual one",
+            "The model cannot know which one it will be asked with; use the one of production in every row.",
+            "write the same system message into every row, or set data.system and remove them",
+        ),
+        "prompt_frame_varies": Code(
+            "warning",
+            "inputs without the text that nearly all others begin or end with",
+            "The model is asked with the frame later, so it should learn with it.",
+            "write the same frame into every row, or use data.template",
+        ),
+        # Personal data and secrets (never shown in full)
+        "personal_email": Code(
+            "warning",
+            "e-mail addresses",
+            "A tuned model can repeat it word for word to anybody who asks.",
+            "remove or mask it, unless it is public and belongs to the task",
+        ),
+        "personal_phone": Code(
+            "warning",
+            "telephone numbers",
+            "A tuned model can repeat it word for word to anybody who asks.",
+            "remove or mask it, unless it is public and belongs to the task",
+        ),
+        "payment_card": Code(
+            "warning",
+            "payment card numbers (the check digit is right)",
+            "A tuned model can repeat it word for word to anybody who asks.",
+            "remove or mask it, unless it is public and belongs to the task",
+        ),
+        "bank_account": Code(
+            "warning",
+            "bank account numbers (IBAN, the check digits are right)",
+            "A tuned model can repeat it word for word to anybody who asks.",
+            "remove or mask it, unless it is public and belongs to the task",
+        ),
+        "national_id": Code(
+            "warning",
+            "national identity numbers",
+            "A tuned model can repeat it word for word to anybody who asks.",
+            "remove or mask it, unless it is public and belongs to the task",
+        ),
+        "ip_address": Code(
+            "warning",
+            "public IP addresses",
+            "A tuned model can repeat it word for word to anybody who asks.",
+            "remove or mask it, unless it is public and belongs to the task",
+        ),
+        "api_key": Code(
+            "warning",
+            "keys of services",
+            "A tuned model can repeat it word for word, and the file itself is a leak.",
+            "revoke the secret, then remove it from the rows",
+        ),
+        "access_token": Code(
+            "warning",
+            "access tokens",
+            "A tuned model can repeat it word for word, and the file itself is a leak.",
+            "revoke the secret, then remove it from the rows",
+        ),
+        "private_key": Code(
+            "warning",
+            "private keys",
+            "A tuned model can repeat it word for word, and the file itself is a leak.",
+            "revoke the secret, then remove it from the rows",
+        ),
+        "password": Code(
+            "warning",
+            "passwords",
+            "A tuned model can repeat it word for word, and the file itself is a leak.",
+            "revoke the secret, then remove it from the rows",
         ),
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.data.codes import CODES
@@ -16,21 +16,29 @@ class _Occurrences:
     first: int
     detail: str
     lines: list[int] = field(default_factory=list)
+    example: str | None = None
 
 
 class FindingLog:
-    """Findings of one file, added line by line. The first occurrence of each (code, field) gives the detail."""
+    """Findings of one file, added line by line. The first occurrence of each (code, field) gives detail and example."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self._kinds: dict[tuple[str, str | None], _Occurrences] = {}
 
     def add(self, code: str, line: int, detail: str = "", *, field: str | None = None) -> None:
-        """Note one occurrence of `code` on `line` (1-based)."""
+        """Note one occurrence of `code` on `line` (1-based). `detail` must not hold secrets."""
         kind = self._kinds.get((code, field))
         if kind is None:
             kind = self._kinds[(code, field)] = _Occurrences(line, detail)
         kind.lines.append(line)
+
+    def add_shown(self, code: str, line: int, example: Callable[[], str], detail: str = "") -> None:
+        """The same with an excerpt (without secrets), which is made for the first occurrence only."""
+        self.add(code, line, detail)
+        kind = self._kinds[(code, None)]
+        if kind.example is None:
+            kind.example = example()
 
     def has(self, code: str) -> bool:
         """Whether `code` was noted at all."""
@@ -44,7 +52,7 @@ class FindingLog:
             more = len(kind.lines) - 1
             others = "" if not more else f" (and {more:,} more)"
             message = f"{CODES[code].title}: line {kind.first}{detail}{others}"
-            made.append(finding(code, message, kind.lines, field=name, source=self.source))
+            made.append(finding(code, message, kind.lines, field=name, source=self.source, example=kind.example))
         return in_order(made)
 
 
@@ -56,8 +64,9 @@ def finding(
     count: int | None = None,
     field: str | None = None,
     source: str | None = None,
+    example: str | None = None,
 ) -> Finding:
-    """A finding with severity and fix from the table; `count` is the number of lines unless given."""
+    """A finding with severity, reason and fix from the table; `count` is the number of lines unless given."""
     return Finding(
         code=code,
         severity=CODES[code].severity,
@@ -67,6 +76,8 @@ def finding(
         lines=tuple(sorted(set(lines))),
         field=field,
         source=source,
+        why=CODES[code].why,
+        example=example,
     )
 
 

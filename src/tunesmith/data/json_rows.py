@@ -72,6 +72,14 @@ class JsonParser:
         return made
 
 
+def parse_cell(text: str) -> Parsed:
+    """The value of a cell that holds JSON text: as strict as a row, and with no half of a surrogate pair in it."""
+    parsed = JsonParser().parse(text)
+    if not parsed.problem and _SURROGATE_ESCAPE.search(text) and _has_surrogate(parsed.value):
+        return Parsed(None, parsed.end, "half of a surrogate pair")
+    return parsed
+
+
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
@@ -94,10 +102,13 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def read_json_lines(text: str, log: FindingLog, bad_byte: str | None) -> tuple[list[Row], int]:
-    """Rows of JSONL and the number of lines left out; `bad_byte` describes the first byte that is not text, if any."""
+def read_json_lines(text: str, log: FindingLog, bad_byte: str | None, first_line: int = 1) -> tuple[list[Row], int]:
+    """Rows of JSONL and the number of lines left out.
+
+    `bad_byte` describes the first byte that is not text, if any; `first_line` is the number of the first line.
+    """
     reader, parser = _RowReader(log, bad_byte), JsonParser()
-    for number, line in enumerate(io.StringIO(text, newline=""), 1):
+    for number, line in enumerate(io.StringIO(text, newline=""), first_line):
         if not line.strip():
             log.add("blank_line", number)
             continue

@@ -76,7 +76,7 @@ class PairSplits:
     explanation: str
 
 
-def load_pairs(spec: Data, path: Path) -> PairResult:
+def load_pairs(spec: Data, path: str | Path) -> PairResult:
     """Read `path` (the train, validation or test file of `spec`) into pairs.
 
     Raises `RecipeError` where the recipe does not say which columns are what, `DataError` where the file cannot be read
@@ -146,7 +146,7 @@ def _columns(spec: Data) -> tuple[str, str, str]:
         "second": spec.columns.second,
         "answer": spec.columns.answer,
     }
-    missing = [name for name, column in given.items() if column is None]
+    missing = [name for name, column in given.items() if not isinstance(column, str)]
     if missing:
         raise RecipeError(
             f"pairs need a column for {', '.join(missing)}",

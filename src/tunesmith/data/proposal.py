@@ -1,20 +1,22 @@
-"""What a file seems to be: the proposal `tunesmith init` shows for confirmation. A guess is called a guess."""
+"""What rows seem to be: the proposal `tunesmith init` shows for confirmation. A guess is called a guess."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.examples import examples_from, span_columns
+from tunesmith.data.examples import EVERYTHING, examples_from, span_columns
+from tunesmith.data.formats import Sample, formats, recognise
 from tunesmith.data.reading import ReadResult, read_rows
-from tunesmith.data.shapes import is_chat, refuse_unsupported, well_known
+from tunesmith.data.shapes import well_known
+from tunesmith.data.sources import address_of
 from tunesmith.data.spans import Span
 from tunesmith.data.task_type import LABEL_LENGTH, explain_task, is_json_answer
-from tunesmith.data.template import cell_text
+from tunesmith.data.template import cell_text, field_of
 from tunesmith.data.types import Example
 from tunesmith.errors import DataError
 from tunesmith.recipe.schema import Data
@@ -34,13 +36,26 @@ _ANSWER_NAMES = (
     "code",
     "ground_truth",
 )
+_QUESTION_NAMES = ("question", "instruction", "prompt", "text", "input", "sentence")
+_PREFERRED = (
+    ("answer_matching_behavior", "answer_not_matching_behavior"),
+    ("better", "worse"),
+    ("accepted", "rejected"),
+)
+_FIELD_SHARE = 0.5
+"""Share of its cells, those that say something, which must occur in the input for a column to be a field of it."""
+_LONG_ITEM = 6
+"""Words of an item of a list, on average, from which the items are texts in their own right, not things to extract."""
+
+Mapped = tuple[dict[str, Any], list[str], list[str]]
+"""Keys of `data`, reasons, warnings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A file, understood: `data` and `task` are sections of a recipe, `reasons` says why, in sentences.
+    """A source, understood: `data` and `task` are sections of a recipe, `reasons` says why, in sentences.
 
-    `columns` are those of the file; `labels` is empty unless the task is a classification.
+    `columns` are those of the source; `labels` is empty unless the task is a classification.
     """
 
     path: Path
@@ -58,27 +73,33 @@ class Proposal:
     samples: tuple[Example, ...]
 
 
-def propose(path: Path) -> Proposal:
-    """Look at a file and propose how to use it.
+def propose(source: str | Path) -> Proposal:
+    """Look at a source and propose how to use it.
 
-    Raises `DataError` where the file cannot be read, or nothing in it looks like an answer.
+    Raises `DataError` where it cannot be read, or nothing in it looks like an answer.
     """
-    read = read_rows(path)
+    address = address_of(source)
+    where = address.shown
+    read = read_rows(source)
     if not read.rows:
         problems = "; ".join(finding.message for finding in read.findings[:3])
-        raise DataError(f"no row can be read: {problems}", where=str(path), fix="correct these lines first")
-    mapping, reasons, warnings = _mapping(read, str(path))
-    data = {"train": str(path), **mapping}
-    loaded = examples_from(read, Data.model_validate(data), str(path))
-    if not loaded.examples:
+        raise DataError(f"no row can be read: {problems}", where=where, fix="correct these lines first")
+    mapping, reasons, warnings = _mapping(read, where)
+    data = {"train": str(source), **mapping}
+    spec = Data.model_validate(data)
+    loaded = examples_from(read, spec, where)
+    examples = loaded.examples or examples_from(read, spec, where, learns=EVERYTHING).examples
+    if not examples:
         problems = "; ".join(finding.message for finding in loaded.findings[:3])
-        raise DataError(f"no row can be used: {problems}", where=str(path), fix="correct these rows first")
-    task_type, why = explain_task(loaded.examples)
+        raise DataError(f"no row can be used: {problems}", where=where, fix="correct these rows first")
+    if not loaded.examples:
+        warnings.append("None of these rows can be learnt yet; they can be converted (`tunesmith data convert`).")
+    task_type, why = explain_task(examples)
     reasons.append(f"The task is {task_type}: {why}.")
-    labels = tuple(sorted({example.expected for example in loaded.examples})) if task_type == "classification" else ()
+    labels = tuple(sorted({example.expected for example in examples})) if task_type == "classification" else ()
     warnings += [finding.message for finding in loaded.findings if finding.severity != "info"]
     return Proposal(
-        path=path,
+        path=address.path,
         kind=read.kind,
         format=loaded.format,
         columns=read.columns,
@@ -90,18 +111,22 @@ def propose(path: Path) -> Proposal:
         task={"type": task_type},
         reasons=reasons,
         warnings=warnings,
-        samples=tuple(loaded.examples[:3]),
+        samples=tuple(examples[:3]),
     )
 
 
-def _mapping(read: ReadResult, where: str) -> tuple[dict[str, Any], list[str], list[str]]:
+def _mapping(read: ReadResult, where: str) -> Mapped:
     """The keys of `data` besides `train`, with reasons and warnings."""
-    refuse_unsupported(read.columns, where)
-    if is_chat(read.columns):
-        return {"format": "chat"}, ["Rows hold conversations (messages)."], []
-    spans = span_columns(read)
+    found = recognise(Sample(read.rows[:_LOOK_AT], read.columns), where)
+    if found is not None:
+        format, seen = found
+        return {"format": format.name}, [f"{format.title}, recognised by {seen.reason}."], []
+    spans = span_columns(read.rows, read.columns)
     if len(spans) == 1:
         return _span_mapping(read, *next(iter(spans.items())), where)
+    for proposal in (_preference(read), _instances(read), _fields(read)):
+        if proposal is not None:
+            return proposal
     known = well_known(read.columns)
     if known is not None:
         reason = f"Recognised by {known.reason}."
@@ -110,13 +135,14 @@ def _mapping(read: ReadResult, where: str) -> tuple[dict[str, Any], list[str], l
         return _columns(known.shape.inputs[0], known.shape.answer), [reason], []
     if len(read.columns) == 2:
         prompt, answer = read.columns
+        first = _first_of(read, answer)
+        if first is not None:
+            return _columns(prompt, first), [_first_reason(answer, prompt)], []
         return _columns(prompt, answer), [f"The file has two columns: {prompt} is the input, {answer} the answer."], []
     return _guess(read, where)
 
 
-def _span_mapping(
-    read: ReadResult, answer: str, spans: Sequence[Span], where: str
-) -> tuple[dict[str, Any], list[str], list[str]]:
+def _span_mapping(read: ReadResult, answer: str, spans: Sequence[Span], where: str) -> Mapped:
     """The type with the most different texts is proposed: amounts and units repeat, things do not."""
     prompt = _longest_text(read, without={answer})
     if prompt is None:
@@ -130,11 +156,66 @@ def _span_mapping(
     return {**_columns(prompt, answer), "span_types": [ranked[0]]}, [reason], []
 
 
-def _guess(read: ReadResult, where: str) -> tuple[dict[str, Any], list[str], list[str]]:
+def _preference(read: ReadResult) -> Mapped | None:
+    """Two columns whose names say that one answer is wanted and the other is not."""
+    pair = next((pair for pair in _PREFERRED if set(pair) <= set(read.columns)), None)
+    prompt = _longest_text(read, without=set(pair)) if pair is not None else None
+    if pair is None or prompt is None:
+        return None
+    columns = {"prompt": prompt, "answer": pair[0], "rejected": pair[1]}
+    reason = f"By their names, {pair[0]} is the answer that is wanted and {pair[1]} the one that is not."
+    return {"format": "columns", "columns": columns}, [reason], []
+
+
+def _instances(read: ReadResult) -> Mapped | None:
+    """An instruction with a list of worked instances: the first one is taken."""
+    if not {"instruction", "instances"} <= set(read.columns):
+        return None
+    lists = [row.values.get("instances") for row in read.rows[:_LOOK_AT]]
+    if not all(isinstance(v, list) and v and isinstance(v[0], dict) and "output" in v[0] for v in lists):
+        return None
+    most = max(len(value) for value in lists if isinstance(value, list))
+    mapping = {"template": "{instruction}\n\n{instances[0].input}\n\n{instances[0].output}"}
+    warning = f"Of up to {most} instances per row only the first is used."
+    return mapping, ["Instructions with instances of input and output."], [warning] if most > 1 else []
+
+
+def _fields(read: ReadResult) -> Mapped | None:
+    """An input and several columns whose cells mostly occur in it: fields to extract, as a JSON object."""
+    if any(name.strip().lower() in _ANSWER_NAMES for name in read.columns) or len(read.columns) < 4:
+        return None
+    prompt = _longest_text(read, without=set())
+    if prompt is None:
+        return None
+    fields = [name for name in read.columns if name != prompt and _occurs_in(read, name, prompt)]
+    others = [name for name in read.columns if name not in (prompt, *fields)]
+    if len(fields) < 3 or len(fields) < len(others):
+        return None
+    filled = [name for name in read.columns if name != prompt and _cells(read, name)]
+    reason = f"Most of what stands in {', '.join(fields)} is taken from {prompt}: fields of a JSON object."
+    return {"format": "columns", "columns": {"prompt": prompt, "answer": filled}}, [reason], []
+
+
+def _occurs_in(read: ReadResult, name: str, prompt: str) -> bool:
+    """Whether most words of most cells of a column stand in the input."""
+    hits = total = 0
+    for row in read.rows[:_LOOK_AT]:
+        words = cell_text(row.values.get(name)).casefold().split()
+        if words:
+            total += 1
+            text = cell_text(row.values.get(prompt)).casefold()
+            hits += sum(word in text for word in words) > len(words) / 2
+    return total > 0 and hits >= _FIELD_SHARE * total
+
+
+def _guess(read: ReadResult, where: str) -> Mapped:
     answer, reason = _likely_answer(read)
     prompt = None
     if answer is not None:
-        prompt = _source_of_items(read, answer) or _longest_text(read, without={answer})
+        first = _first_of(read, answer)
+        prompt = (None if first else _source_of_items(read, answer)) or _longest_text(read, without={answer})
+        if first is not None and prompt is not None:
+            answer, reason = first, _first_reason(answer, prompt)
     if answer is None or prompt is None:
         raise _nothing_found(read, where)
     warning = f"Which columns are input and answer is a guess; the file has: {', '.join(read.columns)}."
@@ -143,6 +224,19 @@ def _guess(read: ReadResult, where: str) -> tuple[dict[str, Any], list[str], lis
         template = f"{{{context}}}\n{{{prompt}}}\n{{{answer}}}"
         return {"template": template}, [f"{reason} {context} and {prompt} together are the input."], [warning]
     return _columns(prompt, answer), [f"{reason} {prompt} is taken as the input."], [warning]
+
+
+def _first_of(read: ReadResult, answer: str) -> str | None:
+    """`answer[0]` where a column holds lists of whole texts, as of several references; None for anything else."""
+    lists = [value for row in read.rows[:_LOOK_AT] if (value := row.values.get(answer)) is not None]
+    if not lists or not all(isinstance(v, list) and v and all(isinstance(item, str) for item in v) for v in lists):
+        return None
+    words = [len(item.split()) for value in lists for item in value]
+    return f"{answer}[0]" if sum(words) / len(words) >= _LONG_ITEM else None
+
+
+def _first_reason(answer: str, prompt: str) -> str:
+    return f"{answer} holds lists of texts, of which the first is the answer to {prompt}."
 
 
 def _columns(prompt: str, answer: str) -> dict[str, Any]:
@@ -181,9 +275,9 @@ def _source_of_items(read: ReadResult, answer: str) -> str | None:
     found: Counter[str] = Counter()
     total = 0
     for row in read.rows[:_LOOK_AT]:
-        text = cell_text(row.values.get(answer))
+        text = cell_text(field_of(row.values, answer))
         value = json.loads(text) if is_json_answer(text) else []
-        items = value.values() if isinstance(value, dict) else value
+        items = value.values() if isinstance(value, Mapping) else value
         for item in items:
             if isinstance(item, str) and item.strip():
                 total += 1
@@ -200,7 +294,7 @@ def _longest_text(read: ReadResult, without: set[str]) -> str | None:
     """The input: a column named like a question if there is one, else that with the longest cells."""
     names = [name for name in read.columns if name not in without]
     for name in names:
-        if name.strip().lower() in ("question", "instruction", "prompt", "text", "input", "sentence"):
+        if name.strip().lower() in _QUESTION_NAMES:
             return name
     lengths = {name: sum(map(len, cells)) / len(cells) for name in names if (cells := _cells(read, name))}
     return max(lengths, key=lambda name: lengths[name], default=None)
@@ -220,6 +314,6 @@ def _nothing_found(read: ReadResult, where: str) -> DataError:
     return DataError(
         f"no column looks like an answer (columns: {', '.join(read.columns)})",
         where=where,
-        expected="messages, prompt and completion, or a column with labels or answers",
+        expected=f"one of the formats {', '.join(formats())}, or a column with labels or answers",
         fix='write a recipe with data.columns: {prompt: …, answer: …}, or data.template: "{…} → {…}"',
     )

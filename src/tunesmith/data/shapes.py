@@ -6,10 +6,11 @@ says how to map them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tunesmith.data.template import Part, Shape, mapping, parse_template
+from tunesmith.data.formats.registry import MAPPED
+from tunesmith.data.template import Part, Shape, mapping, parse_template, root_column
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipe.schema import Data
 
@@ -28,39 +29,18 @@ class Recognised:
     reason: str
 
 
-_UNSUPPORTED = {
-    "conversations": "ShareGPT conversations (from and value) are not read yet: write messages with role and content",
-    **dict.fromkeys(
-        ("chosen", "rejected", "chosen_messages", "rejected_messages", "preferred_output", "non_preferred_output"),
-        "preference pairs cannot be learnt yet",
-    ),
-}
-
-
-def refuse_unsupported(columns: Sequence[str], where: str) -> None:
-    """Raise `DataError` for well-known formats that would be misread as something else."""
-    reason = next((_UNSUPPORTED[name] for name in columns if name in _UNSUPPORTED), None)
-    if reason is None and {"messages", "label"} <= set(columns):
-        reason = "messages with a label are rated answers, which cannot be learnt yet"
-    if reason is not None:
-        raise DataError(
-            f"{reason} (columns: {', '.join(columns)})",
-            where=where,
-            expected="messages, prompt and completion, or a mapping",
-            fix="convert the rows; or say what is meant with data.format: chat, data.columns or data.template",
-        )
-
-
 def refuse_contradictions(spec: Data) -> None:
     """Raise `RecipeError` where `data` says two things at once, instead of obeying one of them."""
     given = {
         "data.template": spec.template is not None,
-        "data.columns": bool(spec.columns.prompt or spec.columns.answer),
+        "data.columns": bool(spec.columns.prompt or spec.columns.answer or spec.columns.rejected),
         "data.span_types": bool(spec.span_types),
     }
     named = [name for name, there in given.items() if there]
-    if spec.format == "chat" and named:
-        clash = ["data.format: chat", *named]
+    if spec.answer and spec.template is None:
+        raise RecipeError("data.answer names placeholders of a template", where="data.answer", expected="data.template")
+    if spec.format not in MAPPED and named:
+        clash = [f"data.format: {spec.format}", *named]
     elif spec.template is not None and (given["data.columns"] or spec.format != "auto"):
         clash = ["data.template", "data.columns" if given["data.columns"] else f"data.format: {spec.format}"]
     else:
@@ -70,11 +50,6 @@ def refuse_contradictions(spec: Data) -> None:
     )
 
 
-def is_chat(columns: Sequence[str]) -> bool:
-    """Whether rows hold conversations."""
-    return "messages" in columns
-
-
 def shape_of(spec: Data, columns: Sequence[str], where: str) -> Recognised:
     """The shape of the rows of a table-like file, from the recipe or the names of the columns.
 
@@ -82,12 +57,11 @@ def shape_of(spec: Data, columns: Sequence[str], where: str) -> Recognised:
     `RecipeError` for a template that is not one.
     """
     if spec.template is not None:
-        shape = parse_template(spec.template)
-        _require(shape.columns, columns, where, "data.template")
+        shape = parse_template(spec.template, spec.answer)
+        _require(shape.columns, columns, where, "data.template", spec.defaults)
         return Recognised(shape, "template", "data.template")
     if spec.columns.prompt or spec.columns.answer or spec.format == "columns":
         return _mapped(spec, columns, where)
-    refuse_unsupported(columns, where)
     known = well_known(columns)
     if known is not None and (spec.format == "auto" or known.format == "prompt_completion"):
         return known
@@ -120,6 +94,8 @@ def well_known(columns: Sequence[str]) -> Recognised | None:
         return None
     texts = [name for name in _TEXTS if name in by_name]
     labels = [name for name in _LABELS if name in by_name]
+    if "text" in by_name and "target" in by_name:  # AutoTrain's names
+        texts, labels = ["text"], ["target"]
     if len(texts) == 1 and len(labels) == 1:
         shape = mapping(by_name[texts[0]], by_name[labels[0]])
         return Recognised(shape, "columns", f"well-known column names: {' and '.join(shape.columns)}")
@@ -155,6 +131,7 @@ def _with_context(by_name: dict[str, str], main: str, answers: Sequence[str], *,
 
 def _mapped(spec: Data, columns: Sequence[str], where: str) -> Recognised:
     prompt, answer = spec.columns.prompt, spec.columns.answer
+    several = tuple(answer) if isinstance(answer, list) else ()
     if not prompt or not answer:
         missing = "data.columns.prompt" if not prompt else "data.columns.answer"
         raise DataError(
@@ -163,12 +140,17 @@ def _mapped(spec: Data, columns: Sequence[str], where: str) -> Recognised:
             expected="both data.columns.prompt and data.columns.answer",
             fix=f"columns of this file: {', '.join(columns)}",
         )
-    _require((prompt, answer), columns, where, "data.columns")
-    return Recognised(mapping(prompt, answer), "columns", "data.columns")
+    rejected = (spec.columns.rejected,) if spec.columns.rejected else ()
+    _require((prompt, *(several or (str(answer),)), *rejected), columns, where, "data.columns", spec.defaults)
+    if several:
+        return Recognised(Shape((Part("", prompt),), several[-1], fields=several), "columns", "data.columns")
+    return Recognised(mapping(prompt, str(answer)), "columns", "data.columns")
 
 
-def _require(wanted: Sequence[str], columns: Sequence[str], where: str, setting: str) -> None:
-    missing = [name for name in wanted if name not in columns]
+def _require(
+    wanted: Sequence[str], columns: Sequence[str], where: str, setting: str, defaults: Mapping[str, str]
+) -> None:
+    missing = [name for name in wanted if root_column(name, columns) not in columns and name not in defaults]
     if missing:
         names = ", ".join(repr(name) for name in missing)
         raise DataError(

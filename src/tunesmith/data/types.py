@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "info"]
+Kind = Literal["answer", "preference", "rated", "text", "prompt"]
+"""A conversation with its answer; with a better and a worse one; with a judged one; a text alone; a question alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +21,50 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the assistant makes. `arguments` is the JSON text of an object; `id` is what the result refers to."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` 0 keeps an assistant turn out of the loss (OpenAI's `weight`)."""
+    """One turn. `weight` 0 keeps an assistant turn out of the loss (OpenAI's `weight`).
+
+    `name` is who speaks, `tool_calls` what an assistant calls (its `content` may then be empty), and `tool_call_id`
+    the call that a turn of the role `tool` answers.
+    """
 
     role: str
     content: str
     weight: float = 1.0
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one row says, whatever it was written in.
+
+    `messages` is a conversation. `expected` is the bare answer that is scored: the last message may carry a template's
+    closing text after it. `tools` are the JSON texts of OpenAI's tool definitions, in order. `rejected` is the
+    same conversation with the answer that is not wanted; `rating` says whether the answer is a good one.
+    """
+
+    messages: tuple[Message, ...]
+    expected: str = ""
+    tools: tuple[str, ...] = ()
+    parallel_tool_calls: bool | None = None
+    rejected: tuple[Message, ...] = ()
+    rating: bool | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What there is to learn."""
+        return _kind(self.messages, self.rejected, self.rating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +73,7 @@ class Example:
 
     `id` is a hash of the content (equal rows get distinct ids by occurrence), so it is stable across file order.
     `expected` is the bare answer that is scored; the last message may carry a template's closing text after it.
+    `line` is the row's number where the source has no lines. The other fields are those of `Content`.
     """
 
     id: str
@@ -41,6 +82,10 @@ class Example:
     line: int
     source: str
     values: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    tools: tuple[str, ...] = ()
+    parallel_tool_calls: bool | None = None
+    rejected: tuple[Message, ...] = ()
+    rating: bool | None = None
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -52,10 +97,33 @@ class Example:
         """The last user turn: what retrieval, trivial baselines and people look at."""
         return next((m.content for m in reversed(self.prompt) if m.role == "user"), "")
 
+    @property
+    def kind(self) -> Kind:
+        """What there is to learn."""
+        return _kind(self.messages, self.rejected, self.rating)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether a tool is defined, called or answering."""
+        return bool(self.tools) or any(m.tool_calls or m.role == "tool" for m in (*self.messages, *self.rejected))
+
+
+def _kind(messages: tuple[Message, ...], rejected: tuple[Message, ...], rating: bool | None) -> Kind:
+    if rejected:
+        return "preference"
+    if rating is not None:
+        return "rated"
+    if messages[-1].role != "assistant":
+        return "prompt"
+    return "answer" if len(messages) > 1 else "text"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of problem, with every line it occurs on (never shortened here)."""
+    """One kind of problem, with every line it occurs on (never shortened here).
+
+    `why` says what it does to a model, `example` is an excerpt of one occurrence without personal data and secrets.
+    """
 
     code: str
     severity: Severity
@@ -65,6 +133,8 @@ class Finding:
     lines: tuple[int, ...] = ()
     field: str | None = None
     source: str | None = None
+    why: str = ""
+    example: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,7 @@ from tunesmith.models.load import LoadedBase
 from tunesmith.models.lora_targets import adaptable, last_layer_paths, saved_paths
 from tunesmith.models.model_card import base_name
 from tunesmith.models.own_weights import OwnWeights
+from tunesmith.models.switching import switched_off
 from tunesmith.models.trunk import decoder_layers
 from tunesmith.models.writing import system_errors
 from tunesmith.recipe.schema import Method
@@ -90,21 +91,9 @@ class BottleneckTuning:
         once = {id(value): (name, value) for name, value in reversed(self._tensors().items())}
         return {name: value for name, value in reversed(once.values()) if isinstance(value, nn.Parameter)}
 
-    @contextmanager
-    def enabled(self, on: bool) -> Iterator[None]:
+    def enabled(self, on: bool) -> AbstractContextManager[None]:
         """Within this context the model answers with the adapters, or (`on` false) as the base did."""
-        if on:
-            yield
-            return
-        before = {path: layer.enabled for path, layer in self.layers.items()}
-        with self.own.switched_off():
-            for layer in self.layers.values():
-                layer.enabled = False
-            try:
-                yield
-            finally:
-                for path, layer in self.layers.items():
-                    layer.enabled = before[path]
+        return nullcontext() if on else switched_off(self.layers, self.own)
 
     def save(self, folder: Path, base: LoadedBase) -> str:
         """Write the adapters into `folder` and return the SHA-256 of its weights file."""

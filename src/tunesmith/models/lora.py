@@ -12,8 +12,8 @@ trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from tunesmith.models.lora_targets import (
     target_names,
 )
 from tunesmith.models.own_weights import OwnWeights
+from tunesmith.models.switching import switched_off
 from tunesmith.ops.dora_linear import dora_combine, dora_linear, row_norms
 from tunesmith.ops.lora_linear import lora_linear, lora_reference
 from tunesmith.recipe.schema import Method
@@ -230,18 +231,9 @@ class Attached:
         """Modules trained in full, by path."""
         return self.own.modules
 
-    @contextmanager
-    def switched_off(self) -> Iterator[None]:
+    def switched_off(self) -> AbstractContextManager[None]:
         """Within this context the model answers as the base did before it was adapted."""
-        before = {path: layer.enabled for path, layer in self.layers.items()}
-        with self.own.switched_off():
-            for layer in self.layers.values():
-                layer.enabled = False
-            try:
-                yield
-            finally:
-                for path, layer in self.layers.items():
-                    layer.enabled = before[path]
+        return switched_off(self.layers, self.own)
 
 
 def attach_lora(model: Any, settings: LoraSettings, seed: int, *, any_rank: bool = False) -> Attached:

@@ -94,37 +94,65 @@ def _peft(method: Method) -> Iterator[Obstacle]:
         )
 
 
-def _no_lora(method: Method, name: str) -> Iterator[Obstacle]:
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What a server says of things it cannot load; `full`: of modules trained in full, with their names."""
+
+    name: str
+    dora: str
+    full: str
+    embeddings: str
+    no_tokens: str
+    head: str
+
+
+def _refused(method: Method, config: Any, added_tokens: bool, said: _Words) -> Iterator[Obstacle]:
+    """What neither vLLM nor llama.cpp can load."""
     if method.type == "bottleneck":
-        yield Obstacle("method.type", f"{name} has no bottleneck adapters", "use method.type: lora")
+        yield Obstacle("method.type", f"{said.name} has no bottleneck adapters", "use method.type: lora")
     if method.type == "peft" and (method.peft_type or "").upper() != "LORA":
         yield Obstacle(
-            "method.peft_type", f"{name} loads LoRA adapters only, not {method.peft_type}", "use method.type: lora"
+            "method.peft_type", f"{said.name} loads LoRA adapters only, not {method.peft_type}", "use method.type: lora"
         )
+    if method.type != "lora":
+        return
+    if method.use_dora:
+        yield Obstacle("method.use_dora", said.dora, "set method.use_dora: false")
+    if method.modules_to_save:
+        named = ", ".join(method.modules_to_save)
+        yield Obstacle("method.modules_to_save", said.full.format(named), "leave method.modules_to_save empty")
+    if added_tokens:
+        yield Obstacle("base.add_tokens", said.embeddings, said.no_tokens)
+    if _targets_head(method) and _tied(config):
+        yield Obstacle("method.target_modules", said.head, "leave the head out of method.target_modules")
+
+
+_VLLM = _Words(
+    name="vLLM",
+    dora="vLLM has no DoRA",
+    full="vLLM refuses adapters with fully trained modules ({})",
+    embeddings="vLLM refuses adapters that bring embeddings, which new tokens need",
+    no_tokens="add no tokens, for example by a chat template made of known ones (base.chat_template: plain)",
+    head="the base's head is its embeddings, and vLLM cannot adapt one without the other",
+)
+_GGUF = _Words(
+    name="llama.cpp",
+    dora="a GGUF adapter has no DoRA",
+    full="a GGUF adapter holds low-rank updates only, not {} in full",
+    embeddings="a GGUF adapter cannot bring new embeddings",
+    no_tokens="add no tokens",
+    head="the base's head is its embeddings, for which a GGUF model has one tensor that cannot be adapted",
+)
 
 
 def _vllm(method: Method, config: Any, added_tokens: bool) -> Iterator[Obstacle]:
     if method.type == "full":
         return
-    yield from _no_lora(method, "vLLM")
+    yield from _refused(method, config, added_tokens, _VLLM)
     if method.type != "lora":
         return
     if config.model_type in _WITHOUT_VLLM_LORA:
         yield Obstacle("base.model", f"vLLM runs {config.model_type} without adapters", "use another base")
-    if method.use_dora:
-        yield Obstacle("method.use_dora", "vLLM has no DoRA", "set method.use_dora: false")
-    if method.modules_to_save:
-        yield Obstacle(
-            "method.modules_to_save",
-            f"vLLM refuses adapters with fully trained modules ({', '.join(method.modules_to_save)})",
-            "leave method.modules_to_save empty",
-        )
-    if added_tokens:
-        yield Obstacle(
-            "base.add_tokens",
-            "vLLM refuses adapters that bring embeddings, which new tokens need",
-            "add no tokens, for example by a chat template made of known ones (base.chat_template: plain)",
-        )
     if served_rank(method) > VLLM_MAX_RANKS[-1]:
         twice = " (twice the trained one, because of method.init)" if method.init in FROM_WEIGHTS else ""
         yield Obstacle(
@@ -139,36 +167,14 @@ def _vllm(method: Method, config: Any, added_tokens: bool) -> Iterator[Obstacle]
                 f"vLLM ignores {key} and would scale those layers wrongly",
                 f"leave method.{key} out",
             )
-    if _targets_head(method) and _tied(config):
-        yield Obstacle(
-            "method.target_modules",
-            "the base's head is its embeddings, and vLLM cannot adapt one without the other",
-            "leave the head out of method.target_modules",
-        )
 
 
 def _gguf(method: Method, config: Any, added_tokens: bool) -> Iterator[Obstacle]:
     if method.type == "full":
         return
-    yield from _no_lora(method, "llama.cpp")
+    yield from _refused(method, config, added_tokens, _GGUF)
     if method.type != "lora":
         return
-    if method.use_dora:
-        yield Obstacle("method.use_dora", "a GGUF adapter has no DoRA", "set method.use_dora: false")
-    if method.modules_to_save:
-        yield Obstacle(
-            "method.modules_to_save",
-            f"a GGUF adapter holds low-rank updates only, not {', '.join(method.modules_to_save)} in full",
-            "leave method.modules_to_save empty",
-        )
-    if added_tokens:
-        yield Obstacle("base.add_tokens", "a GGUF adapter cannot bring new embeddings", "add no tokens")
-    if _targets_head(method) and _tied(config):
-        yield Obstacle(
-            "method.target_modules",
-            "the base's head is its embeddings, for which a GGUF model has one tensor that cannot be adapted",
-            "leave the head out of method.target_modules",
-        )
     if method.use_rslora:
         yield Obstacle(
             "method.use_rslora",

@@ -8,14 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import check_examples, infer_task, load_examples
+from tunesmith.data.checks import Depth
+from tunesmith.data.duplicates import LeakedRow
+from tunesmith.data.examples import EVERYTHING, examples_from
+from tunesmith.data.findings import in_order
+from tunesmith.data.fixing import Fixed, fix_rows
+from tunesmith.data.quality import detectable_difference, rows_to_detect
+from tunesmith.data.reading import read_rows
 from tunesmith.data.types import Finding
-from tunesmith.errors import DataError, TunesmithError
+from tunesmith.errors import DataError, RecipeError, TunesmithError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.fused_layers import use_fused_layers
 from tunesmith.models.methods import attach
 from tunesmith.models.servable import Servability, servable
+from tunesmith.pipeline.numbers import DataNumbers
 from tunesmith.pipeline.planning import fit_memory
-from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data, trainable_samples
+from tunesmith.pipeline.prepare import (
+    DataFindingsError,
+    Listener,
+    Prepared,
+    Rows,
+    prepare,
+    progress,
+    read_data,
+    trainable_samples,
+)
+from tunesmith.pipeline.preview import numbers_of
 from tunesmith.pipeline.training import training_job, training_plan
 from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Data, Recipe
@@ -30,14 +48,18 @@ _LOOKED_AT = 5_000
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check` found. `preview` holds examples as (text, loss weight) pairs, `lengths` tokens per training row."""
+    """What `check` found. `preview` holds examples as (text, loss weight) pairs, `lengths` tokens per training row,
+    `leaks` the test rows that were seen before, one by one.
+    """
 
     findings: tuple[Finding, ...]
     choices: tuple[Choice, ...] = ()
     preview: tuple[tuple[tuple[str, float], ...], ...] = ()
     lengths: tuple[int, ...] = ()
     estimate: dict[str, Any] = field(default_factory=dict)
+    numbers: DataNumbers | None = None
     splits: dict[str, Any] = field(default_factory=dict)
+    leaks: tuple[LeakedRow, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -50,19 +72,22 @@ class CheckReport:
             "findings": [asdict(f) for f in self.findings],
             "choices": [asdict(c) for c in self.choices],
             "splits": self.splits,
+            "leaks": [asdict(leak) for leak in self.leaks],
             "preview": [[{"text": text, "weight": weight} for text, weight in tokens] for tokens in self.preview],
             "lengths": list(self.lengths),
             "estimate": self.estimate,
+            "numbers": self.numbers.to_dict() if self.numbers is not None else None,
         }
 
 
-def check(recipe: Recipe, listener: Listener = lambda event: None) -> CheckReport:
+def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: bool = False) -> CheckReport:
     """Read and check the data, load the base, show what will be learnt, and measure what a run will take.
 
-    Row-level problems never raise; they are all in the report.
+    Row-level problems never raise; they are all in the report. `quick` leaves out what compares rows by likeness and
+    what doubts labels.
     """
     try:
-        rows = read_data(recipe)
+        rows = read_data(recipe, depth="quick" if quick else "full", listener=listener)
     except DataFindingsError as error:
         return CheckReport(error.findings)
     try:
@@ -72,34 +97,71 @@ def check(recipe: Recipe, listener: Listener = lambda event: None) -> CheckRepor
             raise
         # The data has errors of its own: they are listed too, instead of one problem at a time.
         unusable = Finding("cannot_go_on", "error", f"{error.where}: {error.what}", error.fix or "see the message", 1)
-        return CheckReport((*rows.findings, unusable))
+        return CheckReport((*rows.findings, unusable), splits=_splits(rows, recipe), leaks=rows.leaks)
     samples = trainable_samples(prepared)
     shown = [s for s in prepared.train if s.supervised][:3]
+    estimate, numbers = _estimate(prepared, samples) if samples else ({}, None)
     return CheckReport(
         findings=prepared.findings,
         choices=prepared.choices,
         preview=tuple(p.tokens for p in preview(prepared.renderer, shown)),
         lengths=prepared.lengths.lengths,
-        estimate=_estimate(prepared, samples) if samples else {},
-        splits={
-            "explanation": rows.splits.explanation,
-            "sizes": {part: len(getattr(rows.splits, part)) for part in ("train", "validation", "test")},
-            "hashes": dict(rows.splits.hashes),
-        },
+        estimate=estimate,
+        numbers=numbers,
+        splits=_splits(rows, recipe),
+        leaks=rows.leaks,
     )
 
 
-def check_file(path: Path) -> CheckReport:
+def check_file(path: Path, listener: Listener = lambda event: None, *, quick: bool = False) -> CheckReport:
     """Check a bare file of rows, without recipe and model."""
     result = load_examples(Data(train=str(path)), path)
     found = list(result.findings)
     if result.examples:
-        found += check_examples(result.examples, task_type=infer_task(result.examples))
-    return CheckReport(tuple(found))
+        depth: Depth = "quick" if quick else "full"
+        task_type = infer_task(result.examples)
+        found += check_examples(result.examples, task_type=task_type, depth=depth, tell=progress(listener))
+    return CheckReport(tuple(in_order(found)))
 
 
-def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Tokens, memory, time and money of the run: memory from shapes, time from a calibration of this machine.
+def fix(data: Data, *, task_type: str = "auto", also: Sequence[str] = ()) -> tuple[Fixed, ...]:
+    """Write cleaned copies of the training and the validation file, each with a log; a test file is never touched.
+
+    `also` are codes of findings to mend besides the usual ones, see `tunesmith.data.fixing`.
+    """
+    made = []
+    for part in ("train", "validation"):
+        source = getattr(data, part)
+        if source is None:
+            continue
+        path = Path(source)
+        if not path.is_file():
+            raise RecipeError(
+                "only a file can be mended", where=f"data.{part}: {source}", fix="export the rows to a file first"
+            )
+        read = read_rows(path, encoding=data.encoding)
+        result = examples_from(read, data, source, task_type=task_type, learns=EVERYTHING)
+        task = infer_task(result.examples) if task_type == "auto" else task_type
+        made.append(fix_rows(path, read, result.examples, result.findings, task_type=task, also=also))
+    return tuple(made)
+
+
+def _splits(rows: Rows, recipe: Recipe) -> dict[str, Any]:
+    """How the rows are divided, and what the test set can show."""
+    tested, least = len(rows.splits.test), recipe.verdict.min_gain
+    return {
+        "explanation": rows.splits.explanation,
+        "sizes": {part: len(getattr(rows.splits, part)) for part in ("train", "validation", "test")},
+        "hashes": dict(rows.splits.hashes),
+        "detectable_difference": detectable_difference(tested),
+        "test_rows_for_min_gain": rows_to_detect(least) if least > 0 else None,
+    }
+
+
+def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> tuple[dict[str, Any], DataNumbers]:
+    """Tokens, memory, time and money of the run, here and elsewhere.
+
+    Memory comes from shapes, time from a calibration of this machine.
 
     The calibration measures a few micro-batches of this very training and is kept for the next time. The model is
     left as it was in value, but with adapters attached: `check` ends with the process that called it.
@@ -122,7 +184,8 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
     )
     prices = recipe.verdict.prices
     tokens = round(plan.steps * plan.batch_size * sum(len(s.ids) for s in samples) / len(samples))
-    return {
+    trained = sum(p.numel() for p in tuning.trained().values())
+    estimate = {
         "rows": rows,
         "rows_looked_at": len(samples),
         "supervised_share": prepared.lengths.supervised / max(1, prepared.lengths.tokens),
@@ -135,12 +198,13 @@ def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> dict[str, Any]:
         "validation_seconds": time.validation_seconds,
         "peak_memory_bytes": memory.predicted_peak_bytes,
         "memory_parts_bytes": dict(memory.parts),
-        "parameters_trained": sum(p.numel() for p in tuning.trained().values()),
+        "parameters_trained": trained,
         "servable": {s.server: {"ok": s.ok, "reasons": list(s.reasons)} for s in _servers(prepared)},
         f"compute_{prices.currency}": time.seconds / 3600 * prices.hardware_per_hour,
         f"work_{prices.currency}": prices.hours_of_work * prices.work_per_hour,
         "note": "time measured on a few micro-batches here; answers during training and the evaluation come on top",
     }
+    return estimate, numbers_of(replace(prepared, memory=memory), time=time, trained=trained)
 
 
 def _servers(prepared: Prepared) -> tuple[Servability, ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tunesmith.data.pairs import Pair, PairSplits, check_pairs, load_pairs, split_pairs
+from tunesmith.data.reading import source_sha256
 from tunesmith.data.types import Finding
 from tunesmith.errors import RecipeError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.pipeline.opening import open_base
 from tunesmith.pipeline.planning import plan_engine
-from tunesmith.pipeline.prepare import DataFindingsError, file_sha256
+from tunesmith.pipeline.prepare import DataFindingsError
 from tunesmith.pipeline.training import Job
 from tunesmith.recipe.resolve import Choice, Facts, resolve
 from tunesmith.recipe.schema import Recipe
@@ -52,7 +52,7 @@ def prepare_pairs(recipe: Recipe, earlier: Recipe | None = None) -> PreparedPair
     """
     spec = recipe.data
     loaded = {
-        part: load_pairs(spec, Path(getattr(spec, part)))
+        part: load_pairs(spec, getattr(spec, part))
         for part in ("train", "validation", "test")
         if getattr(spec, part) is not None
     }
@@ -112,7 +112,7 @@ def prepare_pairs(recipe: Recipe, earlier: Recipe | None = None) -> PreparedPair
         score=score if kept else None,
         probes=[group.samples[0].ids.tolist() for group in (kept or rows)[:_PROBES]],
     )
-    sources = {part: file_sha256(Path(getattr(spec, part))) for part in loaded}
+    sources = {part: source_sha256(getattr(spec, part)) for part in loaded}
     left_out = sum(result.left_out for result in loaded.values())
     return PreparedPairs(resolved, (*choices, *planned.choices), splits, tuple(findings), sources, left_out, job)
 

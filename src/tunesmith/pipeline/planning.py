@@ -12,10 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import psutil
+import torch
 
 from tunesmith.errors import RecipeError
 from tunesmith.models.forward import LanguageModel
+from tunesmith.models.fused_layers import FusedLayer, use_fused_layers
 from tunesmith.models.load import LoadedBase
 from tunesmith.models.methods import attach
 from tunesmith.models.trunk import decoder_layers
@@ -25,16 +29,22 @@ from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Recipe
 from tunesmith.text.types import Group, Sample
 from tunesmith.training.calibration import measured_rates
-from tunesmith.training.memory_trace import Shapes
-from tunesmith.training.plan import TrainingPlan
+from tunesmith.training.memory_bound import SAFE_SHARE, memory_bound
+from tunesmith.training.memory_model import row_tokens
+from tunesmith.training.memory_trace import Answering, Shapes
+from tunesmith.training.objectives import BUILT_IN, BuiltObjective, make_objective
+from tunesmith.training.plan import TrainingPlan, steps_of
 from tunesmith.training.planner import MemoryPlan, plan_memory
-from tunesmith.training.precision import choose_precision
-from tunesmith.training.resources import memory_limit
+from tunesmith.training.precision import choose_precision, may_pay
+from tunesmith.training.resources import held_memory, memory_limit, shown_bytes
 from tunesmith.training.trunk_cache import estimate_bytes
 
 _USUAL_TOKENS = {"cpu": 4_096, "cuda": 16_384}
+_SHARED_MINIMUM = 32
+"""Tokens from which the engine reads a common beginning of prompts once (`inference.torch_engine`)."""
 _CACHE_SHARE = 0.25
 """Largest share of the free disk that the states of frozen layers may take unasked."""
+Row = Sample | Group
 _ENGINE = ("train.precision", "train.micro_batch_tokens", "train.recompute", "train.cache_trunk")
 
 
@@ -42,7 +52,8 @@ _ENGINE = ("train.precision", "train.micro_batch_tokens", "train.recompute", "tr
 class Planned:
     """A recipe whose engine settings are decided, the decisions, and the memory they were decided by.
 
-    `memory` is None where the decisions were read from an earlier part of the run.
+    `memory` is None where nothing was traced: the decisions were read from an earlier part of the run, a bound showed
+    that all fits, or they are made when adapters are attached.
     """
 
     recipe: Recipe
@@ -54,14 +65,17 @@ def plan_engine(
     recipe: Recipe,
     base: LoadedBase,
     added: AddedTokens | None,
-    rows: Sequence[Sample | Group],
+    rows: Sequence[Row],
     kept: Recipe | None = None,
+    *,
+    validation: Sequence[Row] | None = None,
 ) -> Planned:
     """Decide every engine setting that is still `auto`.
 
     Parameters
     ----------
     rows: those that are learnt. kept: the recipe of this run's earlier part, whose decisions hold.
+    validation: rows answered during training; where not given they are taken to be like those that are learnt.
 
     Raises `ResourceError` where the training cannot fit, with what would.
     """
@@ -78,61 +92,192 @@ def plan_engine(
             if getattr(recipe.train, name) == "auto" and getattr(kept.train, name) != "auto":
                 decide(key, getattr(kept.train, name), "as this run began")
     if recipe.train.precision == "auto":
-        decide("train.precision", *choose_precision(base.model.device, measured_rates(base.model.device)))
+        decide("train.precision", *_precision(base.model.device))
     if recipe.train.cache_trunk == "auto":
         decide("train.cache_trunk", *_cache(recipe, base, rows))
     memory = None
-    if rows and not (kept is not None and _settled(recipe)):  # settings of the user's own may not fit either
-        try:
-            model = _shapes(recipe, base, added)
-        except (RuntimeError, RecipeError):  # an adapter that needs numbers to be attached is planned when it is
-            return Planned(recipe, tuple(choices), None)
-        recipe, more, memory = fit_memory(recipe, model, rows, base)
+    # Settings of the user's own may not fit either; those of this run's earlier part did.
+    if rows and not (kept is not None and _settled(recipe)):
+        far = _far_below_the_limit(recipe, base, added, rows, validation)
+        if far:
+            recipe, more = _settle_memory(recipe, _usual_tokens(recipe, rows, base), 0, far, far)
+        elif _plain_objective(recipe):
+            try:
+                model = _shapes(recipe, base, added)
+                recipe, more, memory = fit_memory(recipe, model, rows, base, validation=validation)
+            except (RuntimeError, RecipeError):  # what needs numbers is planned when adapters are attached
+                more = []
+        else:  # a teacher or the user's code is loaded once, and planned with then
+            more = []
         choices += more
     return Planned(recipe, tuple(choices), memory)
 
 
 def fit_memory(
-    recipe: Recipe, model: LanguageModel | Shapes, rows: Sequence[Sample | Group], base: LoadedBase
+    recipe: Recipe,
+    model: LanguageModel | Shapes,
+    rows: Sequence[Row],
+    base: LoadedBase,
+    *,
+    objective: BuiltObjective | None = None,
+    validation: Sequence[Row] | None = None,
 ) -> tuple[Recipe, list[Choice], MemoryPlan]:
     """Decide the tokens computed at once and the layers computed again, so that the training fits.
 
-    model: as it is trained, adapters attached, or its shapes. Raises `ResourceError` where nothing fits.
+    model: as it is trained, adapters attached, or its shapes. objective: what is minimised; made from the recipe where
+    not given. validation: as in `plan_engine`. Raises `ResourceError` where nothing fits.
     """
     asked = recipe.train.micro_batch_tokens
-    longest = max(_tokens(row) for row in rows)
-    usual = max(_USUAL_TOKENS[base.model.device.type], longest) if asked == "auto" else int(asked)
-    precision = recipe.train.precision
-    plan = TrainingPlan(
-        steps=1,
-        batch_size=int(recipe.train.batch_size),
-        learning_rate=float(recipe.train.learning_rate),
-        seed=recipe.train.seed,
-        micro_batch_tokens=usual,
-        precision=precision if precision != "auto" else "fp32",
-        optimizer=recipe.train.optimizer,
-        optimizer_in_backward=recipe.train.optimizer_in_backward,
-        share_prefixes=False,
-    )
+    if objective is None:
+        objective = make_objective(recipe.train, folder=Path.cwd(), allow_code=True, base=base)
+    usual = _usual_tokens(recipe, rows, base)
+    plan = replace(plan_of(recipe, len(rows)), micro_batch_tokens=usual)
+    draws = LanguageModel(model.model).draws_chance
     memory = plan_memory(
         model,
         rows,
-        plan,
+        replace(plan, share_prefixes=plan.share_prefixes and not draws),
         memory_limit(recipe.train.memory_limit, base.model.device),
+        objective=objective,
         recompute=_recompute(recipe),
         fixed=asked != "auto",
+        answers=_answering(recipe, rows if validation is None else validation, base),
     )
     lean = memory.micro_batch_tokens < usual or memory.recompute
     reason = "; ".join(memory.reasons) if lean else "the usual size fits"
+    again = memory.reasons[-1] if memory.recompute else "all activations fit"
+    recipe, choices = _settle_memory(recipe, memory.micro_batch_tokens, len(memory.recompute), reason, again)
+    return recipe, choices, memory
+
+
+def plan_of(recipe: Recipe, rows: int, *, metric: str | None = None, evaluating: bool = False) -> TrainingPlan:
+    """The recipe's `train` section in optimiser steps of so many rows; with `evaluating`, evaluations among them."""
+    spec = recipe.train
+    batch = int(spec.batch_size)
+    steps = spec.max_steps or steps_of(rows, batch, float(spec.epochs))
+    return TrainingPlan(
+        steps=steps,
+        batch_size=batch,
+        learning_rate=float(spec.learning_rate),
+        seed=spec.seed,
+        schedule=spec.schedule,
+        decay_ratio=spec.decay_ratio,
+        warmup_steps=round(steps * spec.warmup_ratio),
+        weight_decay=spec.weight_decay,
+        betas=(spec.beta1, spec.beta2),
+        epsilon=spec.epsilon,
+        max_grad_norm=spec.max_grad_norm,
+        micro_batch_tokens=_USUAL_TOKENS["cpu"] if spec.micro_batch_tokens == "auto" else int(spec.micro_batch_tokens),
+        evaluate_every=-(-steps // spec.evaluations) if evaluating and spec.evaluations else 0,
+        patience=spec.patience,
+        select_by=spec.select_by,
+        metric=metric,
+        keep_checkpoints=spec.keep_checkpoints,
+        precision=spec.precision if spec.precision != "auto" else "fp32",
+        share_prefixes=spec.share_prefixes and not spec.neftune_alpha,
+        optimizer=spec.optimizer,
+        optimizer_in_backward=spec.optimizer_in_backward,
+        lora_plus_ratio=recipe.method.lora_plus_ratio,
+        neftune_alpha=spec.neftune_alpha,
+    )
+
+
+def fuse_layers(recipe: Recipe, base: LoadedBase) -> int:
+    """Give the base the fused layers it is trained with, where it has none yet; returns how many it has.
+
+    A base that is divided among processes keeps the layers of `transformers`, whose weights come and go.
+    """
+    if recipe.train.sharding != "fsdp":
+        use_fused_layers(base.model)
+    return sum(isinstance(module, FusedLayer) for module in base.model.modules())
+
+
+def _far_below_the_limit(
+    recipe: Recipe,
+    base: LoadedBase,
+    added: AddedTokens | None,
+    rows: Sequence[Row],
+    validation: Sequence[Row] | None,
+) -> str:
+    """In words, where a bound shows without a trace that everything fits at the usual size; else nothing."""
+    if recipe.train.recompute == "on" or not _plain_objective(recipe):
+        return ""
+    answers = _answering(recipe, rows if validation is None else validation, base)
+    plan = replace(plan_of(recipe, len(rows)), micro_batch_tokens=_usual_tokens(recipe, rows, base))
+    limit, held = memory_limit(recipe.train.memory_limit, base.model.device), held_memory(base.model.device)
+    bound = memory_bound(base.model, recipe.method, plan, rows, held, answers=answers, grown=added is not None)
+    if bound is None or bound > SAFE_SHARE * limit:
+        return ""
+    return f"all fits: at most {shown_bytes(bound)} of {shown_bytes(limit)}"
+
+
+def _settle_memory(recipe: Recipe, tokens: int, layers: int, size: str, again: str) -> tuple[Recipe, list[Choice]]:
+    """Write down tokens at once and layers computed again where they were `auto`, with the reason of each."""
     choices = []
-    if asked == "auto":
-        recipe, choice = settle(recipe, "train.micro_batch_tokens", memory.micro_batch_tokens, reason)
+    if recipe.train.micro_batch_tokens == "auto":
+        recipe, choice = settle(recipe, "train.micro_batch_tokens", tokens, size)
         choices.append(choice)
     if recipe.train.recompute == "auto":
-        reason = memory.reasons[-1] if memory.recompute else "all activations fit"
-        recipe, choice = settle(recipe, "train.recompute", len(memory.recompute), reason)
+        recipe, choice = settle(recipe, "train.recompute", layers, again)
         choices.append(choice)
-    return recipe, choices, memory
+    return recipe, choices
+
+
+def _usual_tokens(recipe: Recipe, rows: Sequence[Row], base: LoadedBase) -> int:
+    """Tokens computed at once where memory is no matter: the user's, else enough to keep the device busy."""
+    asked = recipe.train.micro_batch_tokens
+    if asked != "auto":
+        return int(asked)
+    return max(_USUAL_TOKENS[base.model.device.type], max(map(row_tokens, rows)))
+
+
+def _plain_objective(recipe: Recipe) -> bool:
+    """Whether the objective is one of ours on the base alone: no teacher beside it, no code of the user's."""
+    return recipe.train.objective in BUILT_IN and recipe.train.distillation is None
+
+
+def _answering(recipe: Recipe, rows: Sequence[Row], base: LoadedBase) -> Answering | None:
+    """What evaluations answer at once, where they answer; `rows`: the validation rows, or such as are like them."""
+    asked = [row for row in rows[: recipe.train.eval_rows] if isinstance(row, Sample)]
+    generated = recipe.evaluate.max_new_tokens
+    if not asked or not recipe.train.evaluations or recipe.train.sharding == "fsdp" or generated == "auto":
+        return None
+    prompts = [row.ids if recipe.train.loss == "all" else row.ids[: _answer_begins(row)] for row in asked]
+    longest = min(max(map(len, prompts)), base.context - int(generated))
+    if longest < 1:
+        return None
+    return Answering(
+        prompts=min(recipe.evaluate.batch_size, len(prompts)),
+        prompt_tokens=longest,
+        answer_tokens=int(generated),
+        shared_tokens=_common_beginning(prompts, base),
+    )
+
+
+def _common_beginning(prompts: Sequence[npt.NDArray[np.int64]], base: LoadedBase) -> int:
+    """Tokens that all prompts begin with, where the engine reads them once: long enough, and not with a window."""
+    shortest = min(map(len, prompts)) - 1
+    if len(prompts) < 2 or shortest < 1 or getattr(base.model.config.get_text_config(), "sliding_window", None):
+        return 0
+    same = np.all([p[:shortest] == prompts[0][:shortest] for p in prompts], axis=0)
+    length = shortest if same.all() else int(same.argmin())
+    return length if length >= _SHARED_MINIMUM else 0
+
+
+def _answer_begins(row: Sample) -> int:
+    """Where the last learnt run of tokens begins: before it stands the prompt that is asked in an evaluation."""
+    learnt = np.flatnonzero(row.weights)
+    if not len(learnt):
+        return len(row.ids)
+    gaps = np.flatnonzero(np.diff(learnt) > 1)
+    return int(learnt[gaps[-1] + 1] if len(gaps) else learnt[0])
+
+
+def _precision(device: torch.device) -> tuple[str, str]:
+    """The type to compute in, and why; measured only where half precision could be worth it."""
+    if not may_pay(device):
+        return "fp32", "this processor computes bf16 at most twice as fast, which is not worth its rounding"
+    return choose_precision(device, measured_rates(device))
 
 
 def _settled(recipe: Recipe) -> bool:
@@ -165,13 +310,18 @@ def _recompute(recipe: Recipe) -> Any:
 
 def _shapes(recipe: Recipe, base: LoadedBase, added: AddedTokens | None) -> Shapes:
     """The model as it will be trained, without numbers. How adapters begin does not change their shape."""
+    # Whether a fused layer computes what the original does can only be tried with numbers: on the base, put back after.
+    originals = dict(base.model.named_modules())
+    fused = use_fused_layers(base.model) if recipe.train.sharding != "fsdp" else ()
     shapes = Shapes(base.model)
+    for name in fused:
+        base.model.set_submodule(name, originals[name])
     method = recipe.method.model_copy(update={"init": "default"})
     shapes.change(lambda model: attach(replace(base, model=model), method, recipe.train.seed, added))
     return shapes
 
 
-def _cache(recipe: Recipe, base: LoadedBase, rows: Sequence[Sample | Group]) -> tuple[str, str]:
+def _cache(recipe: Recipe, base: LoadedBase, rows: Sequence[Row]) -> tuple[str, str]:
     """Whether the states of frozen layers are kept on disk, and why."""
     train = recipe.train
     if recipe.method.last_layers is None:
@@ -186,7 +336,3 @@ def _cache(recipe: Recipe, base: LoadedBase, rows: Sequence[Sample | Group]) -> 
     free = psutil.disk_usage(str(Path.cwd())).free
     size = f"{needed / 2**20:,.0f} MiB of disk"
     return ("on", size) if needed < _CACHE_SHARE * free else ("off", f"{size} are too much here")
-
-
-def _tokens(row: Sample | Group) -> int:
-    return len(row.ids) if isinstance(row, Sample) else sum(len(s.ids) for s in row.samples)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from tunesmith.data import check_examples, infer_task, load_examples, make_splits
+from tunesmith.data.checks import Depth, split_leaks
+from tunesmith.data.duplicates import LeakedRow, NearDuplicates, find_near_duplicates
+from tunesmith.data.duplicates.shingles import Tell, silent
+from tunesmith.data.reading import source_sha256
+from tunesmith.data.template import refuse_unknown_specials
 from tunesmith.data.types import Example, Finding, Splits
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.models.load import LoadedBase
@@ -28,6 +32,9 @@ from tunesmith.training.planner import MemoryPlan
 from tunesmith.training.trackers import require_trackers
 
 Listener = Callable[[dict[str, Any]], None]
+
+_TOLD_AFTER = 1.0
+"""Seconds from which work on the rows is worth a line."""
 
 
 class DataFindingsError(DataError):
@@ -51,7 +58,10 @@ class DataFindingsError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows read and checked, before any model is touched."""
+    """Rows read and checked, before any model is touched.
+
+    `leaks` are the test rows that training or validation holds too: scores are given with and without them.
+    """
 
     splits: Splits
     findings: tuple[Finding, ...]
@@ -59,6 +69,7 @@ class Rows:
     format: str
     sources: dict[str, str]
     left_out: int
+    leaks: tuple[LeakedRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +91,13 @@ class Prepared:
     seen_test_rows: tuple[str, ...]
 
 
-def read_data(recipe: Recipe) -> Rows:
+def read_data(recipe: Recipe, *, depth: Depth = "usual", listener: Listener | None = None) -> Rows:
     """Read all files of a recipe and split them. Row-level problems are findings; nothing is raised for them.
 
-    Raises `DataError` where no rows remain or a file cannot be read at all.
+    `depth` says how thoroughly rows are looked at, `listener` hears of what takes long. Raises `DataError` where no
+    rows remain or a file cannot be read at all.
     """
+    tell = progress(listener)
     spec = recipe.data
     wanted = recipe.task.type
     findings: list[Finding] = []
@@ -93,15 +106,18 @@ def read_data(recipe: Recipe) -> Rows:
         path = getattr(spec, part)
         if path is None:
             continue
-        result = load_examples(spec, Path(path), task_type=wanted)
+        result = load_examples(spec, path, task_type=wanted)
         findings += result.findings
         left_out += result.left_out
         loaded[part] = result
-        sources[part] = file_sha256(Path(path))
+        sources[part] = source_sha256(path)
     train = loaded["train"].examples
     if not train:
         raise DataFindingsError(findings) if findings else DataError("no rows", where=spec.train)
     task_type = cast(TaskType, infer_task(train) if wanted == "auto" else wanted)
+    near: NearDuplicates | None = None
+    if depth != "quick" or spec.split.near_duplicates == "together":
+        near = find_near_duplicates(train, tell=tell)
     try:
         splits = make_splits(
             train,
@@ -110,20 +126,39 @@ def read_data(recipe: Recipe) -> Rows:
             spec.split,
             task_type=task_type,
             max_rows=spec.max_rows,
+            near=near,
         )
     except DataError as error:  # rows that cannot be divided often have a reason that the checks can name
-        findings += check_examples(train, task_type=task_type)
+        findings += check_examples(train, task_type=task_type, depth=depth, near=near, tell=tell)
         if any(f.severity == "error" for f in findings):
             raise DataFindingsError(findings) from error
         raise
-    findings += check_examples(train, task_type=task_type, splits=splits)
-    return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out)
+    clusters = None if near is None else {e.id: number for e, number in zip(train, near.cluster, strict=True)}
+    leaks = split_leaks(splits, depth=depth, clusters=clusters, tell=tell)
+    findings += check_examples(
+        train, task_type=task_type, splits=splits, depth=depth, near=near, leaks=leaks, tell=tell
+    )
+    return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out, leaks["test"])
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def progress(listener: Listener | None) -> Tell:
+    """Progress of the data room as events; what is done within a second is not told."""
+    if listener is None:
+        return silent
+    began: dict[str, float] = {}
+
+    def tell(label: str, done: int, total: int) -> None:
+        seconds = time.monotonic() - began.setdefault(label, time.monotonic())
+        if seconds > _TOLD_AFTER or label in told:
+            told.add(label)
+            event = {"kind": "progress", "label": label, "done": done, "total": total, "unit": "rows"}
+            listener({**event, "seconds": seconds})
+        if done == total:
+            began.pop(label, None)
+            told.discard(label)
+
+    told: set[str] = set()
+    return tell
 
 
 def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe | None = None) -> Prepared:
@@ -134,6 +169,8 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe
     """
     require_trackers(recipe.train)
     base, added = open_base(recipe)
+    if recipe.data.template is not None:
+        refuse_unknown_specials(recipe.data.template, base.tokenizer.get_vocab())
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits
     task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation, *splits.test])

@@ -55,16 +55,16 @@ class Model:
             if isinstance(question, str):
                 return question
             raise RecipeError("this recipe has no template to fill", expected="a text")
-        shape = parse_template(template)
+        shape = parse_template(template, self.recipe.data.answer)
         names = shape.inputs
         if isinstance(question, str):
             if len(names) != 1:
                 return question  # a text that is written out already
             question = {names[0]: question}
-        missing = [n for n in names if n not in question]
+        missing = [n for n in names if n not in question and n not in self.recipe.data.defaults]
         if missing:
             raise RecipeError(f"missing {', '.join(missing)}", where="answer", expected=f"columns {', '.join(names)}")
-        return render_prompt(shape.prompt, question)
+        return render_prompt(shape.prompt, question, self.recipe.data.defaults)
 
     def _bare(self, text: str) -> str:
         """The label of a classification; else the text without the closing text of a template."""

@@ -12,14 +12,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.errors import RecipeError, TunesmithError
+from tunesmith.data.reading import source_sha256
+from tunesmith.errors import DataError, RecipeError, TunesmithError
 from tunesmith.evaluation.comparison import Comparison
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.models.load import LoadedBase
 from tunesmith.pipeline.opening import open_base, open_tuned
 from tunesmith.pipeline.pairs import is_pairs, pairs_key, prepare_pairs, refuse_other_stages
-from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, file_sha256, prepare, read_data
+from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data
 from tunesmith.pipeline.result import Model, Result
 from tunesmith.pipeline.stages import (
     compare_all,
@@ -156,7 +157,7 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
         processes.first_only(lambda: None)
     else:
         with _stage(events, "train", "training"):
-            training, prepared = run_training(prepared, folder, tell)
+            training, prepared = run_training(prepared, recipe, folder, tell)
     if through in ("evaluate", "verdict"):
         with _stage(events, "evaluate", "evaluating the tuned model"):
             evaluations.append(run_tuned(prepared, folder, tell))
@@ -250,7 +251,15 @@ def _goal_reached(folder: RunFolder, recipe: Recipe, through: Through) -> bool:
         return False
     known = manifest.get("data", {}).get("files_sha256", {})
     files = {part: getattr(recipe.data, part) for part in known}
-    return all(path and Path(path).is_file() and file_sha256(Path(path)) == known[p] for p, path in files.items())
+    return all(source and _holds(source, known[part]) for part, source in files.items())
+
+
+def _holds(source: str, sha256: str) -> bool:
+    """Whether a source still can be read and gives what it gave."""
+    try:
+        return source_sha256(source) == sha256
+    except DataError:
+        return False
 
 
 def _safe(name: str) -> str:

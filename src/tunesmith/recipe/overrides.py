@@ -74,14 +74,15 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Pat
 def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a recipe's mapping made absolute, counted from `folder`.
 
-    Data files and the file of an objective always are paths; a base model, a teacher and a chat template are where they
+    Data files and the file of an objective always are paths (of `FILE#PART` what stands before the mark, of an address
+    with `://` nothing); a base model, a teacher and a chat template are where they
     begin with `.`, `/` or `~`, or name something that exists in the folder, as they may be a name instead.
     """
     result = copy.deepcopy(dict(data))
     for section, name in (("data", "train"), ("data", "validation"), ("data", "test")):
         inner = result.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(name), str):
-            inner[name] = str(_absolute(inner[name], folder))
+            inner[name] = _absolute_source(inner[name], folder)
     base = result.get("base")
     if isinstance(base, dict):
         for name in ("model", "chat_template"):
@@ -138,6 +139,17 @@ def _without_empty_sections(data: Mapping[str, Any], path: list[str]) -> dict[st
             continue
         kept[key] = _without_empty_sections(value, [*path, key]) if section and isinstance(value, dict) else value
     return kept
+
+
+def _absolute_source(value: str, folder: Path) -> str:
+    """A data source counted from `folder`; a file whose name has a `#` comes before a part of another file."""
+    if "://" in value:
+        return value
+    whole = _absolute(value, folder)
+    if "#" not in value or whole.exists():
+        return str(whole)
+    file, _, part = value.partition("#")
+    return f"{_absolute(file, folder)}#{part}"
 
 
 def _absolute(value: str, folder: Path) -> Path:

@@ -52,18 +52,30 @@ class Task(Section):
 class Columns(Section):
     """Which column of a table is what."""
 
-    prompt: str | None = Field(None, description="Column with the input.")
+    prompt: str | None = Field(None, description="Column with the input; a.b and a[0] look inside a cell.")
     second: str | None = Field(None, description="Column with the second text of a pair, for a pair objective.")
-    answer: str | None = Field(None, description="Column with the expected answer.")
+    answer: str | list[str] | None = Field(
+        None, description="Column with the expected answer; several columns make a JSON object of them."
+    )
+    rejected: str | None = Field(None, description="Column with an answer that is not wanted, for preferences.")
 
 
 class Split(Section):
     """How rows are divided when validation or test files are not given."""
 
-    method: Literal["auto", "random", "stratified", "order"] = Field(
+    method: Literal["auto", "random", "stratified", "order", "time"] = Field(
         "auto",
-        description="auto stratifies classification by label and draws others at random; "
-        "order keeps the file's order: the last rows are the test.",
+        description="auto stratifies classification by label and draws others at random; order keeps the file's "
+        "order: the last rows are the test; time takes the latest rows by split.time.",
+    )
+    group_by: str | None = Field(
+        None, description="Column whose equal values stay in one part: a customer, a conversation, a template."
+    )
+    time: str | None = Field(
+        None, description="Column with dates, times or numbers: the latest rows are the test, those before validation."
+    )
+    near_duplicates: Literal["together", "ignore"] = Field(
+        "together", description="Rows that are nearly the same stay in one part, or are drawn like any others."
     )
     validation: float | int = Field(0.1, description="Validation rows: a share under 1, or a number of rows.")
     test: float | int = Field(0.2, description="Test rows: a share under 1, or a number of rows.")
@@ -73,15 +85,29 @@ class Split(Section):
 class Data(Section):
     """Where the rows come from and how they are read."""
 
-    train: str = Field(description="File with rows: JSONL (chat or prompt/completion), JSON array, CSV or TSV.")
-    validation: str | None = Field(None, description="File with validation rows; else they are split off.")
-    test: str | None = Field(None, description="File with test rows; else they are split off.")
-    format: Literal["auto", "chat", "prompt_completion", "columns"] = Field("auto", description="Shape of a row.")
+    train: str = Field(
+        description="Rows: a file (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also gz, xz, zst), a `datasets` "
+        "folder, hf://ORG/NAME#SPLIT, or sqlite:///FILE#QUERY or postgresql://…#QUERY."
+    )
+    validation: str | None = Field(None, description="Validation rows, as train; else they are split off.")
+    test: str | None = Field(None, description="Test rows, as train; else they are split off.")
+    format: str = Field(
+        "auto",
+        description="Shape of a row: auto, columns, prompt_completion, or a format by name "
+        "(`tunesmith data formats` lists them).",
+    )
     columns: Columns = Field(default_factory=lambda: Columns(), description="Mapping of columns, for format columns.")
     template: str | None = Field(
         None,
         description='Text with {column} placeholders, such as "{phrase}" → "{tone}"; '
         "everything from the last placeholder on is the answer to learn.",
+    )
+    answer: list[str] = Field(
+        default_factory=list,
+        description="With a template: the placeholders that are the answer, where it is more than the last one.",
+    )
+    defaults: dict[str, str] = Field(
+        default_factory=dict, description="Texts for placeholders or columns that a row leaves out or empty."
     )
     span_types: list[str] | None = Field(
         None, description="The answer column holds JSON spans; the answer becomes the list of texts of these types."
@@ -90,6 +116,12 @@ class Data(Section):
     encoding: str = Field("auto", description="Text encoding; auto takes UTF-8, with or without byte-order mark.")
     max_rows: int | None = Field(None, ge=1, description="Use at most so many rows of the training file, by seed.")
     split: Split = Field(default_factory=lambda: Split(), description="How rows are divided.")
+    learning_curve: bool = Field(
+        False, description="After the run, train on parts of the rows too and say what more rows would buy."
+    )
+    learning_curve_shares: list[float] = Field(
+        [0.25, 0.5, 1.0], description="Shares of the training rows for the learning curve, each above 0 and at most 1."
+    )
 
 
 class Base(Section):
@@ -172,7 +204,12 @@ class Train(Section):
     max_steps: int | None = Field(None, ge=1, description="Optimiser steps; overrides epochs.")
     batch_size: int | Auto = Field("auto", description="Rows per optimiser step.")
     learning_rate: float | Auto = Field("auto", description="Peak learning rate.")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
+    schedule: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = Field(
+        "cosine", description="Learning rate after the warm-up."
+    )
+    decay_ratio: float = Field(
+        0.2, gt=0, le=1, description="Share of the steps in which warmup_stable_decay falls to zero, at the end."
+    )
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = Field(
         "adamw", description="adamw; with its states in 8 bits; or Muon on hidden matrices and AdamW on the rest."
@@ -257,6 +294,18 @@ class Prices(Section):
 
     currency: str = Field("USD", description="Currency of all amounts.")
     hardware_per_hour: float = Field(0.10, ge=0, description="Price of one hour of this machine.")
+    power_watts: float | None = Field(
+        None, gt=0, description="Power this machine draws while it trains; then electricity is shown too."
+    )
+    electricity_per_kwh: float = Field(0.30, ge=0, description="Price of a kilowatt-hour.")
+    devices: dict[str, float] = Field(
+        default_factory=dict,
+        description="Prices of an hour of other machines, by name, in place of those `tunesmith data preview` knows.",
+    )
+    services: dict[str, float] = Field(
+        default_factory=dict,
+        description="Prices of a million training tokens of tuning services, by name, in place of those known.",
+    )
     hours_of_work: float = Field(4.0, ge=0, description="Human hours for data and review of a tuned model.")
     work_per_hour: float = Field(60.0, ge=0, description="Price of one human hour.")
 

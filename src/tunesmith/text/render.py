@@ -7,7 +7,7 @@ and which tokens are learnt is known from how they came to be, never from search
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,9 +18,15 @@ from tunesmith.errors import EngineError, RecipeError
 from tunesmith.text.templates import choose_template
 from tunesmith.text.types import Sample
 
-_TOGETHER = 5_000
-"""Conversations tokenised in one call."""
+_TOGETHER = 2_000
+"""Conversations rendered and tokenised in one call, at most."""
+_CHARACTERS = 8_000_000
+"""Rendered characters held in one call: a conversation of many answers is rendered once for each of them."""
+_TRIED = 64
+"""Texts on which the tokenizer's quick door must give what its usual one gives before it is used."""
 Loss = Literal["assistant", "last", "all"]
+Render = Callable[[int, bool], str]
+"""`(end, start)` to the template's text of `messages[:end]`, with the start of an answer or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +45,21 @@ class Renderer:
     template: name of the chat template in use.
     folds_system: the template refuses system messages (Gemma's does); their text then begins the first user turn.
     stop_ids: tokens that end an answer.
+    special_ids: tokens that are no text: the tokenizer's special ones, and those added to its vocabulary.
     """
 
     def __init__(self, tokenizer: Any, chat_template: str = "auto") -> None:
         self.tokenizer = tokenizer
         self.template, self._source = choose_template(tokenizer, chat_template)
         self.folds_system = not self._takes_system()
+        self.special_ids = frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.get_added_vocab().values())
         self.stop_ids = self._find_stops()
+        self._quick: bool | None = None
+
+    @property
+    def source(self) -> str:
+        """The template's Jinja text."""
+        return self._source
 
     def segments(self, messages: Sequence[Message], last_only: bool = False) -> list[Segment]:
         """The rendered conversation, cut where assistant turns begin and end; joined, it is the template's text.
@@ -53,13 +67,16 @@ class Renderer:
         With `last_only`, turns before the last answer may be one segment, where the template rewrites them. Raises
         `EngineError` for a template that rewrites turns that are to be cut.
         """
+        return self._cut(messages, last_only, lambda end, start: self._render(messages[:end], start=start))
+
+    def _cut(self, messages: Sequence[Message], last_only: bool, render: Render) -> list[Segment]:
         last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=None)
         if last is None:
-            return [Segment(self._render(messages, start=False), None)]
-        cut = self._prompt_segments(messages[:last], strict=not last_only)
+            return [Segment(render(len(messages), False), None)]
+        cut = self._cut_prompt(messages[:last], render, strict=not last_only)
         before = "".join(segment.text for segment in cut)
-        after = self._render(messages[: last + 1], start=False)
-        whole = self._render(messages, start=False) if last < len(messages) - 1 else after
+        after = render(last + 1, False)
+        whole = render(len(messages), False) if last < len(messages) - 1 else after
         if not (after.startswith(before) and whole.startswith(after)):
             raise EngineError(
                 f"the chat template {self.template!r} renders an answer in another way than it is asked for",
@@ -89,12 +106,11 @@ class Renderer:
     ) -> Iterator[Sample]:
         """As `sample`, for many: tokenised together, which is several times faster."""
         names = ids if ids is not None else [""] * len(conversations)
-        for start in range(0, len(conversations), _TOGETHER):
-            part = conversations[start : start + _TOGETHER]
-            cuts = [self.segments(messages, last_only=loss == "last") for messages in part]
-            texts = [segment.text for cut in cuts for segment in cut]
-            pieces = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
-            for messages, cut, name in zip(part, cuts, names[start : start + _TOGETHER], strict=True):
+        for some in _batches(conversations):
+            part = conversations[some]
+            cuts = self._cut_together(part, last_only=loss == "last")
+            pieces = iter(self._tokenise_together([segment.text for cut in cuts for segment in cut]))
+            for messages, cut, name in zip(part, cuts, names[some], strict=True):
                 yield self._weigh(messages, [(segment, next(pieces)) for segment in cut], loss, name)
 
     def _weigh(
@@ -153,12 +169,15 @@ class Renderer:
         Where the template changes earlier turns when later ones are added, a `strict` cut raises `EngineError`;
         else the prompt is one piece.
         """
-        text = self._render(messages, start=True)
+        return self._cut_prompt(messages, lambda end, start: self._render(messages[:end], start=start), strict=strict)
+
+    def _cut_prompt(self, messages: Sequence[Message], render: Render, *, strict: bool) -> list[Segment]:
+        text = render(len(messages), True)
         cut: list[Segment] = []
         done = ""
         for i in (i for i, m in enumerate(messages) if m.role == "assistant"):
-            before = self._render(messages[:i], start=True)
-            after = self._render(messages[: i + 1], start=False)
+            before = render(i, True)
+            after = render(i + 1, False)
             if before.startswith(done) and after.startswith(before) and text.startswith(after):
                 cut += [Segment(before[len(done) :], None), Segment(after[len(before) :], i)]
                 done = after
@@ -172,22 +191,67 @@ class Renderer:
                 return [Segment(text, None)]
         return [*cut, Segment(text[len(done) :], None)]
 
+    def _cut_together(self, conversations: Sequence[Sequence[Message]], *, last_only: bool) -> list[list[Segment]]:
+        """The segments of each conversation, from two calls of the template for all of them."""
+        known: list[dict[tuple[int, bool], str]] = [{} for _ in conversations]
+        for start in (True, False):
+            places = [(i, end) for i, turns in enumerate(conversations) for end, s in _renders(turns) if s is start]
+            texts = self._render_together([conversations[i][:end] for i, end in places], start)
+            for (i, end), text in zip(places, texts, strict=True):
+                known[i][end, start] = text
+        return [
+            self._cut(turns, last_only, _looked_up(texts)) for turns, texts in zip(conversations, known, strict=True)
+        ]
+
+    def _render_together(self, conversations: Sequence[Sequence[Message]], start: bool) -> list[str]:
+        from jinja2 import TemplateError
+
+        if not conversations:
+            return []
+        try:
+            return self._apply([self._turns(messages) for messages in conversations], start)
+        except TemplateError:  # which of them it is, and why, is said by rendering one by one
+            return [self._render(messages, start) for messages in conversations]
+
     def _tokenise(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _tokenise_together(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; through the tokenizer's quick door (no offsets, no masks) once that has proved alike."""
+        if not texts:
+            return []
+        if self._quick:
+            return self._encode(texts)
+        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        if self._quick is None and getattr(self.tokenizer, "is_fast", False):
+            tried = texts[:_TRIED]
+            self._quick = self._encode(tried) == found[: len(tried)]
+        return found
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
 
     def _render(self, messages: Sequence[Message], start: bool) -> str:
         from jinja2 import TemplateError
 
+        try:
+            return self._apply([self._turns(messages)], start)[0]
+        except TemplateError as error:
+            raise RecipeError(f"the chat template cannot render these turns: {error}", where=self.template) from error
+
+    def _apply(self, conversations: Sequence[list[dict[str, str]]], start: bool) -> list[str]:
+        texts: list[str] = self.tokenizer.apply_chat_template(
+            conversations, chat_template=self._source, tokenize=False, add_generation_prompt=start
+        )
+        return texts
+
+    def _turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """The messages as templates take them."""
         turns = [{"role": m.role, "content": m.content} for m in messages]
         if self.folds_system and len(turns) > 1 and (turns[0]["role"], turns[1]["role"]) == ("system", "user"):
             turns[:2] = [{"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                turns, chat_template=self._source, tokenize=False, add_generation_prompt=start
-            )
-        except TemplateError as error:
-            raise RecipeError(f"the chat template cannot render these turns: {error}", where=self.template) from error
-        return text
+        return turns
 
     def _takes_system(self) -> bool:
         from jinja2 import TemplateError
@@ -204,11 +268,38 @@ class Renderer:
         stops = set()
         if self.tokenizer.eos_token_id is not None:
             stops.add(int(self.tokenizer.eos_token_id))
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
         marker = "answer"
         text = self._render([Message("user", "question"), Message("assistant", marker)], start=False)
         for token in self._tokenise(text[text.rindex(marker) + len(marker) :]):
-            if token in special:
+            if token in self.special_ids:
                 stops.add(token)
                 break
         return frozenset(stops)
+
+
+def _batches(conversations: Sequence[Sequence[Message]]) -> Iterator[slice]:
+    """Which conversations are rendered and tokenised together."""
+    begin = held = 0
+    for i, messages in enumerate(conversations):
+        answers = sum(m.role == "assistant" for m in messages)
+        size = 2 * max(1, answers) * sum(len(m.content) for m in messages)
+        if i > begin and (i - begin == _TOGETHER or held + size > _CHARACTERS):
+            yield slice(begin, i)
+            begin, held = i, 0
+        held += size
+    if begin < len(conversations):
+        yield slice(begin, len(conversations))
+
+
+def _looked_up(texts: dict[tuple[int, bool], str]) -> Render:
+    return lambda end, start: texts[end, start]
+
+
+def _renders(messages: Sequence[Message]) -> Iterator[tuple[int, bool]]:
+    """What of a conversation a cut may render: see `Render`."""
+    answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
+    for i in answers:
+        yield i, True
+        yield i + 1, False
+    if not answers or answers[-1] < len(messages) - 1:
+        yield len(messages), False

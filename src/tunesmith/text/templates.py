@@ -7,7 +7,7 @@ as `"{phrase}" → "{tone}"`; `chatml` needs its two special tokens, which a run
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.errors import RecipeError
 
@@ -29,6 +29,14 @@ CHATML = """\
 
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 BUILT_IN = {"plain": PLAIN, "raw": RAW, "chatml": CHATML}
+Origin = Literal["model", "fallback", "built_in", "file"]
+"""Where a template comes from: with the tokenizer; ours, as that has none; ours by name; a file of the user."""
+_ORIGINS: dict[Origin, str] = {
+    "model": "the model's own",
+    "fallback": "fallback, as the tokenizer brings none",
+    "built_in": "built in, chosen by base.chat_template",
+    "file": "your file",
+}
 
 
 def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
@@ -65,3 +73,15 @@ def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
             expected="auto, tokenizer, plain, raw, chatml, or a Jinja file",
         )
     return path.name, path.read_text(encoding="utf-8")
+
+
+def template_origin(wanted: str, name: str) -> Origin:
+    """Where the template called `name`, chosen for a recipe's `base.chat_template: wanted`, comes from."""
+    if wanted in ("auto", "tokenizer"):
+        return "model" if name == "tokenizer" else "fallback"
+    return "built_in" if wanted in BUILT_IN else "file"
+
+
+def origin_text(origin: Origin) -> str:
+    """An origin in words."""
+    return _ORIGINS[origin]

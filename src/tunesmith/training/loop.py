@@ -26,7 +26,7 @@ from tunesmith.training.checkpoint import Progress
 from tunesmith.training.objectives import BuiltObjective, Objective, cross_entropy
 from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
-from tunesmith.training.resources import keep_freed_memory, peak_memory, reset_peak_memory
+from tunesmith.training.resources import HeapWatch, keep_freed_memory, peak_memory, reset_peak_memory
 from tunesmith.training.sharding import ShardedModel
 from tunesmith.training.step import DivergenceError, Row, StepFacts, Stepper, mean_loss
 
@@ -61,6 +61,7 @@ def train(
     objective: Objective = cross_entropy,
     listener: Listener = lambda event: None,
     identity: str = "",
+    memory_limit: int | None = None,
 ) -> TrainingResult:
     """Train the model's trainable parameters in place; the best ones by `plan.select_by` remain in it.
 
@@ -70,6 +71,7 @@ def train(
     validation: rows whose loss is measured; score: generates answers and returns task metrics.
     listener: receives `train_started`, `train_step` and `validation` events.
     identity: hash of the base; a checkpoint of another one is refused.
+    memory_limit: bytes above which freed memory goes back to the system between two steps (on a CPU).
 
     Raises `DataError` where nothing is supervised, `DivergenceError` on a non-finite loss or gradient.
     """
@@ -77,7 +79,8 @@ def train(
         raise DataError("no row has anything to learn", fix="check the columns and the loss setting")
     keep_freed_memory()
     model.verify()
-    return _Training(model, rows, plan, folder, validation, score, objective, listener, identity).run()
+    heap = HeapWatch(memory_limit) if memory_limit is not None else None
+    return _Training(model, rows, plan, folder, validation, score, objective, listener, identity, heap).run()
 
 
 class _Training:
@@ -94,9 +97,11 @@ class _Training:
         objective: Objective,
         listener: Listener,
         identity: str,
+        heap: HeapWatch | None,
     ) -> None:
         self.model, self.rows, self.plan, self.folder = model, rows, plan, folder
         self.validation, self.score, self.objective, self.listener = validation, score, objective, listener
+        self.heap = heap
         self.parameters = trainable_parameters(model.model)
         kept: dict[str, torch.Tensor] = {**self.parameters}
         if isinstance(objective, BuiltObjective):
@@ -107,7 +112,7 @@ class _Training:
         ):  # after the optimiser, which moves what is trained to memory of its own
             kept |= objective.state()
         self.order = RowOrder(len(rows), plan.batch_size, plan.seed, plan.shuffle)
-        self.stepper = Stepper(model, self.parameters, self.optimizer, plan, objective, self._tell)
+        self.stepper = Stepper(model, self.optimizer, plan, objective, self._tell)
         torch.manual_seed(plan.seed)
         folder.mkdir(parents=True, exist_ok=True)
         self.state = checkpoint.State(kept, self.optimizer, identity, sharded=isinstance(model, ShardedModel))
@@ -158,6 +163,8 @@ class _Training:
         except DivergenceError:
             self._save()  # no weight was changed: what was learnt before is kept
             raise
+        if self.heap is not None:
+            self.heap.after_step()
         progress.seconds += time.monotonic() - began
         self.untold.append(facts)
         progress.step += 1

@@ -7,18 +7,19 @@ from shapes: of the optimiser that is made for these parameters, and of the heav
 without numbers (`memory_trace`). Answering validation rows takes weights and state too, and a cache of keys and values
 in place of activations; it counts where it takes more. Saving copies what is trained.
 
-Two things shapes cannot tell, and constants fitted to a dozen runs stand for them. `_RUNTIME`: what libraries take when
-they first compute: pages of their code, compiled products, buffers of threads. `_heap`: on a CPU the heap reaches
+Two things shapes cannot tell, and constants fitted to a dozen runs stand for them. `RUNTIME`: what libraries take when
+they first compute: pages of their code, compiled products, buffers of threads. `heap_bytes`: on a CPU the heap reaches
 further than what is in use, since blocks of ever other sizes leave holes. Where every step is alike it is a fifth more;
 over some twenty ragged steps it grows to 1.3 to 2.5 times, the less the more is in use. Giving it back costs more than
-it saves: a tenth to a fifth of the time (`resources.HeapWatch` does so where a limit is reached).
+it saves: a tenth to a fifth of the time (`resources.HeapWatch` does so where the limit is reached).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,12 @@ from tunesmith.errors import TunesmithError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.text.types import Group, Sample
 from tunesmith.training.batching import Batch, RowOrder, micro_batches
-from tunesmith.training.memory_trace import PassMemory, Shapes, measured_step
+from tunesmith.training.memory_trace import Answering, PassMemory, Shapes, measured_step, own_parameters
 from tunesmith.training.objectives import Objective
 from tunesmith.training.plan import TrainingPlan
 
 Row = Sample | Group
-_RUNTIME = {"cpu": 40 << 20, "cuda": 48 << 20}
+RUNTIME = {"cpu": 40 << 20, "cuda": 48 << 20}
 _LOOKED_AT = 12
 """Steps whose micro-batches are formed to find the heaviest: those with most tokens, a quarter with the longest row."""
 
@@ -54,7 +55,7 @@ class MemoryModel:
     model: as it will be trained, adapters attached; or `Shapes` that were changed so.
     rows: those that are learnt. plan: of the training; its micro-batch and recomputation do not matter here.
     held_bytes: what the process holds with the model loaded (`resources.settle`).
-    answers: (prompts answered at once, tokens of prompt and answer) of the evaluations, if there are any.
+    answers: what evaluations answer at once, if they do.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class MemoryModel:
         plan: TrainingPlan,
         objective: Objective,
         held_bytes: int,
-        answers: tuple[int, int] | None = None,
+        answers: Answering | None = None,
     ) -> None:
         self.real = None if isinstance(model, Shapes) else model
         self.shapes = model if isinstance(model, Shapes) else Shapes(model.model)
@@ -72,15 +73,16 @@ class MemoryModel:
         self.rows, self.plan, self.objective = rows, plan, objective
         kind = self.model.device.type
         weights = weight_bytes(self.model.model)
-        state, gradients = self.shapes.optimizer_bytes(plan)
+        state, gradients = self.shapes.optimizer_bytes(plan, own_parameters(objective))
         self.static = {
-            "process": max(0, held_bytes - weights) + _RUNTIME[kind],
+            "process": max(0, held_bytes - weights) + RUNTIME[kind],
             "weights": weights,
             "optimizer": state,
             "gradients": gradients,
             "saving": trained_bytes(self.model.model) if kind == "cpu" else 0,
         }
-        self.answering = self.shapes.answering(*answers) if answers is not None else 0
+        self.answers = answers
+        self.answering = self.shapes.answering(answers) if answers is not None else 0
         self._order = RowOrder(len(rows), plan.batch_size, plan.seed, plan.shuffle)
         self._known: dict[tuple[Any, ...], PassMemory] = {}
 
@@ -132,21 +134,29 @@ class MemoryModel:
             return measured_step(self.real, batch, self.objective, self.plan, recompute)
 
     def _summed(self, taken: PassMemory, tokens: int) -> MemoryForecast:
-        kept, temporary = taken.saved, taken.peak - taken.saved
-        if self.answering > taken.peak:
-            kept, temporary = 0, self.answering
+        step, answers = taken.peak, self.answering
+        if answers > step:
+            taken = PassMemory(0, 0)
         parts = {
             **self.static,
-            "activations": kept,
-            "temporary": temporary,
-            "heap": _heap(kept + temporary, self.model.device.type),
+            "activations": taken.saved,
+            "temporary": taken.peak - taken.saved,
+            "answers": answers if answers > step else 0,
+            "heap": heap_bytes(max(step, answers), self.model.device.type),
         }
         return MemoryForecast(sum(parts.values()), parts, tokens)
+
+    def answering_fewer(self, prompts: int) -> MemoryModel:
+        """The same training where evaluations answer at most so many prompts at once; none with 0."""
+        other = copy.copy(self)
+        other.answers = replace(self.answers, prompts=prompts) if self.answers is not None and prompts else None
+        other.answering = self.shapes.answering(other.answers) if other.answers is not None else 0
+        return other
 
     def total(self, in_use: int) -> int:
         """The peak where a micro-batch has so many bytes in use."""
         most = max(in_use, self.answering)
-        return sum(self.static.values()) + most + _heap(most, self.model.device.type)
+        return sum(self.static.values()) + most + heap_bytes(most, self.model.device.type)
 
     def _heavy_steps(self) -> list[list[Row]]:
         """Rows of the steps, of an epoch at least, that may hold the heaviest micro-batch."""
@@ -169,7 +179,7 @@ class MemoryModel:
         return [[self.rows[i] for i in self._order.of_step(int(step))] for step in dict.fromkeys(chosen)]
 
 
-def _heap(in_use: int, device: str) -> int:
+def heap_bytes(in_use: int, device: str) -> int:
     """Bytes of the heap beyond those in use, where so many of them come and go."""
     if device == "cuda":
         return round(0.04 * in_use)  # blocks are rounded up

@@ -31,7 +31,7 @@ from tunesmith.models.lora import trainable_parameters
 from tunesmith.ops import pointwise_native
 from tunesmith.text.types import Group, Sample
 from tunesmith.training.batching import Batch, collate
-from tunesmith.training.objectives import Objective
+from tunesmith.training.objectives import BuiltObjective, Objective
 from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.recompute import recompute_layers
@@ -50,6 +50,17 @@ class PassMemory:
 
     saved: int
     peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Validation rows answered at once: how many prompts, and tokens of the longest, of an answer, and of what all
+    prompts begin with (no more than the longest has)."""
+
+    prompts: int
+    prompt_tokens: int
+    answer_tokens: int
+    shared_tokens: int = 0
 
 
 class Shapes:
@@ -74,14 +85,16 @@ class Shapes:
         with self.mode:
             attach(self.model)
 
-    def optimizer_bytes(self, plan: TrainingPlan) -> tuple[int, int]:
+    def optimizer_bytes(self, plan: TrainingPlan, own: Mapping[str, nn.Parameter] | None = None) -> tuple[int, int]:
         """Bytes of the optimiser's state, and of gradients that are there for the whole training.
 
-        From here on the copy is one whose optimiser has been made.
+        `own`: parameters that the objective trains beside the model's. From here on the copy is one whose optimiser
+        has been made; those of the objective are left alone.
         """
         with self.mode:
             flat = False if plan.optimizer_in_backward else None
-            optimizer = make_optimizer(trainable_parameters(self.model), plan, flat=flat)
+            beside = {name: nn.Parameter(torch.empty_like(p)) for name, p in (own or {}).items()}
+            optimizer = make_optimizer(trainable_parameters(self.model) | beside, plan, flat=flat)
         return optimizer.state_bytes(), sum(buffer.gradients.nbytes for buffer in optimizer.buffers)
 
     def step(
@@ -98,6 +111,7 @@ class Shapes:
         gradients_there: whether an earlier micro-batch of the step has left gradients, which are then added to.
         """
         parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters += own_parameters(objective).values()
         before = [p.grad for p in parameters]
         dropping = [p.register_post_accumulate_grad_hook(_drop) for p in parameters if plan.optimizer_in_backward]
         if gradients_there and not dropping:
@@ -115,23 +129,40 @@ class Shapes:
                 parameter.grad = old
         return replace(taken, peak=taken.peak + added)
 
-    def answering(self, prompts: int, tokens: int) -> int:
-        """Bytes held at most while as many prompts are answered at once, each of `tokens` with its answer.
+    def answering(self, answers: Answering) -> int:
+        """Bytes held at most while validation rows are answered: reading the prompts, or the last token of answers.
 
-        Counted as one pass over all tokens with a cache: an upper bound, as answers come token by token.
+        Reading is run as the engine runs it: what all prompts begin with once, then the rest of all of them. At the
+        last token the cache has all tokens, and one layer's part of it is there twice, as it is copied to grow.
         """
         ledger = Ledger(self.mode)
         ledger.ignore(_tensors_of(self.model))
         was_training = self.model.training
         self.model.eval()
+        device = next(self.model.parameters()).device
+        own = max(1, answers.prompt_tokens - answers.shared_tokens)
         try:
             with torch.no_grad(), _idle_kernels(), ledger:
-                ids = torch.zeros(prompts, tokens, dtype=torch.long, device=next(self.model.parameters()).device)
-                mask = torch.ones_like(ids)
-                self.model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
+                cache = None
+                if answers.shared_tokens:
+                    ids = torch.zeros(1, answers.shared_tokens, dtype=torch.long, device=device)
+                    cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+                    cache.batch_repeat_interleave(answers.prompts)
+                ids = torch.zeros(answers.prompts, own, dtype=torch.long, device=device)
+                seen = torch.ones(answers.prompts, answers.shared_tokens + own, dtype=torch.long, device=device)
+                out = self.model(
+                    input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
+                kept = [t for layer in out.past_key_values.layers for t in (layer.keys, layer.values)]
+                read: int = sum(t.nbytes for t in kept)
         finally:
             self.model.train(was_training)
-        return ledger.peak
+        tokens = answers.shared_tokens + own
+        # Without padding no mask is made; with it there is one, as truth values and as numbers.
+        mask = 5 * answers.prompts * own * tokens if answers.prompts > 1 else 0
+        grown = read * (tokens + answers.answer_tokens) / tokens
+        last: int = round(grown * (1 + 2 / len(kept)))
+        return max(ledger.peak + mask, last)
 
 
 def measured_step(
@@ -188,6 +219,11 @@ def _run(
     finally:
         model.model.train(was_training)
     return PassMemory(saved, ledger.peak)
+
+
+def own_parameters(objective: Objective) -> dict[str, nn.Parameter]:
+    """What an objective trains beside the model."""
+    return objective.parameters() if isinstance(objective, BuiltObjective) else {}
 
 
 def _drop(parameter: Tensor) -> None:

@@ -25,7 +25,7 @@ from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import trainable_parameters
 from tunesmith.models.trunk import decoder_layers
 from tunesmith.training.memory_model import MemoryForecast, MemoryModel, Row, row_tokens, weight_bytes
-from tunesmith.training.memory_trace import Shapes
+from tunesmith.training.memory_trace import Answering, Shapes
 from tunesmith.training.objectives import Objective, cross_entropy
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.remedies import Remedy, remedies
@@ -73,7 +73,7 @@ def plan_memory(
     objective: Objective = cross_entropy,
     recompute: Literal["auto", "on", "off"] = "auto",
     fixed: bool = False,
-    answers: tuple[int, int] | None = None,
+    answers: Answering | None = None,
     held_bytes: int | None = None,
 ) -> MemoryPlan:
     """Choose micro-batch and recomputation so that the training stays below `limit_bytes`.
@@ -84,7 +84,7 @@ def plan_memory(
         anything is attached to the base itself. rows: those it learns.
     plan: of the training; its `micro_batch_tokens` is the usual size, which becomes smaller only where it must.
     recompute: on computes every layer again, off none. fixed: the micro-batch is the user's and stays.
-    answers: (prompts answered at once, tokens of prompt and answer) of evaluations during training.
+    answers: what evaluations during training answer at once, if they do.
     held_bytes: what the process holds with the model loaded (`resources.settle`); measured where not given.
 
     Raises

@@ -39,6 +39,7 @@ def remedies(
     again = tuple(layers) if recompute else ()
     least = memory.forecast(micro_batch_tokens, again).peak_bytes
     found = [
+        *_fewer_answers(memory, micro_batch_tokens, again, limit),
         *([] if recompute else [("train.recompute: auto", memory.forecast(micro_batch_tokens, layers).peak_bytes, "")]),
         *_as_adapter(memory, least),
         *_smaller_rank(memory, least, limit),
@@ -51,6 +52,22 @@ def remedies(
 
 
 _Found = list[tuple[str, int, str]]
+
+
+def _fewer_answers(memory: MemoryModel, micro_batch_tokens: int, again: Sequence[int], limit: int) -> _Found:
+    """The largest number of answers at once that fits, else one, where answering takes more than learning does."""
+    if memory.answers is None or memory.answering_fewer(0).forecast(micro_batch_tokens, again) == memory.forecast(
+        micro_batch_tokens, again
+    ):
+        return []
+    prompts = memory.answers.prompts
+    need = 0
+    while prompts > 1:
+        prompts //= 2
+        need = memory.answering_fewer(prompts).forecast(micro_batch_tokens, again).peak_bytes
+        if need <= limit:
+            break
+    return [(f"evaluate.batch_size: {prompts}", need, "")] if need else []
 
 
 def _as_adapter(memory: MemoryModel, least: int) -> _Found:

@@ -95,13 +95,12 @@ class Stepper:
     def __init__(
         self,
         model: LanguageModel,
-        parameters: Mapping[str, torch.nn.Parameter],
         optimizer: Optimizer,
         plan: TrainingPlan,
         objective: Objective,
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
-        self.model, self.parameters, self.optimizer = model, parameters, optimizer
+        self.model, self.optimizer = model, optimizer
         self.plan, self.objective, self.tell = plan, objective, tell
         self.streams = plan.micro_batch_tokens
         self.scaler = LossScaler() if plan.precision == "fp16" else None

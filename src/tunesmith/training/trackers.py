@@ -82,19 +82,24 @@ def scalars(event: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """TensorBoard files in a folder."""
+    """TensorBoard files in a folder, opened with the first numbers: its library takes a while to import."""
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder))
+        self._folder = folder
+        self._writer: Any = None
 
     def write(self, event: Mapping[str, Any]) -> None:
-        for name, value in scalars(event).items():
+        numbers = scalars(event)
+        if numbers and self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder))
+        for name, value in numbers.items():
             self._writer.add_scalar(name, value, event["step"])
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Mlflow:

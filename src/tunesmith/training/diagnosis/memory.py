@@ -17,13 +17,13 @@ _BETTER = 0.05
 """Gain of the task metric that outweighs a rising loss: the answers matter, not how sure the model is of them."""
 _GOOD = 0.95
 """A metric that leaves nothing to complain of."""
-_FEW_ROWS = 100
+FEW_ROWS = 100
 """Below this, more rows help more than any setting does."""
 
 
 def too_little_data(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
     """Few rows, known by heart, while other rows are not answered."""
-    if facts.rows >= _FEW_ROWS:
+    if facts.rows >= FEW_ROWS:
         return None
     rising = _rise(curves, facts)
     last = curves.last

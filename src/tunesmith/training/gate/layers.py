@@ -117,10 +117,11 @@ def _before(
     cos, sin = (t.to(device).to(dtype) for t in _angles(generator))
 
     def fast(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        norms = [Norm(t[name], _EPS) if normed else None for name in ("q_norm", "k_norm")]
+        q_norm, k_norm = (Norm(t[name], _EPS) if normed else None for name in ("q_norm", "k_norm"))
         projections = [_projection(t, name) for name in sizes]
         angles = cos.to(t["x"].dtype), sin.to(t["x"].dtype)
-        states = decoder_layer.attention_input(t["x"], Norm(t["norm"], _EPS), projections, _SHAPE, *angles, *norms)
+        norm = Norm(t["norm"], _EPS)
+        states = decoder_layer.attention_input(t["x"], norm, projections, _SHAPE, *angles, q_norm, k_norm)
         return dict(zip("qkv", states, strict=True))
 
     def plain(t: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tunesmith.data import load_examples
 from tunesmith.errors import DataError, EngineError
 from tunesmith.models.load import base_folder
@@ -22,20 +20,20 @@ def read_samples(spec: Base, data: Data) -> list[Sample]:
     """
     from transformers import AutoTokenizer
 
-    path = Path(data.train)
-    loaded = load_examples(data, path)
+    source = data.train
+    loaded = load_examples(data, source)
     if not loaded.examples:
-        raise DataError("no row of this file can be learnt", where=str(path), fix=f"see `tunesmith check {path}`")
+        raise DataError("no row of this file can be learnt", where=source, fix=f"see `tunesmith check {source}`")
     folder = base_folder(spec.model)
-    source = spec.model if folder is None else str(folder)
+    model = spec.model if folder is None else str(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EngineError(
             f"the tokenizer could not be loaded: {first_line(error)}",
-            where=source,
+            where=model,
             fix="put the tokenizer's files beside config.json, or leave --rows out",
         ) from error
     chosen = loaded.examples[:AT_MOST]
