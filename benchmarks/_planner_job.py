@@ -50,6 +50,7 @@ def main() -> None:
 
 def carry_out(job: Job) -> dict[str, Any]:
     """Measure for later, or predict and train."""
+    from tunesmith.errors import ResourceError
     from tunesmith.inference.torch_engine import TorchEngine
     from tunesmith.models.forward import LanguageModel
     from tunesmith.models.fused_layers import use_fused_layers
@@ -57,8 +58,11 @@ def carry_out(job: Job) -> dict[str, Any]:
     from tunesmith.models.methods import attach
     from tunesmith.recipe.schema import Base
     from tunesmith.text.render import Renderer
+    from tunesmith.training.calibration import calibrate
     from tunesmith.training.memory_trace import Answering
     from tunesmith.training.plan import TrainingPlan
+    from tunesmith.training.planner import plan_memory
+    from tunesmith.training.resources import memory_limit
 
     base = load_base(Base(model=job.model))
     attach(base, method_of(job.method, base.model.config.num_hidden_layers), 0)
@@ -81,32 +85,26 @@ def carry_out(job: Job) -> dict[str, Any]:
     def answer() -> int:
         return sum(1 for _ in engine.generate(prompts, ANSWER_TOKENS))
 
-    if job.calibrate:
-        from tunesmith.training.calibration import calibrate
-
-        return asdict(calibrate(model, rows, plan, answer=answer, fresh=True))
     longest = max(engine.count_tokens(prompt) for prompt in prompts)
-    facts = predict(model, rows, validation, plan, job, Answering(len(prompts), longest, ANSWER_TOKENS))
-    if "refused" in facts:
-        return facts
-    return {**facts, **train(model, rows, validation, plan, facts, answer)}
-
-
-def predict(
-    model: Any, rows: Sequence[Any], validation: Sequence[Any], plan: Any, job: Job, answers: Any
-) -> dict[str, Any]:
-    """What is said before the first step; `refused` with the reason where there is none."""
-    from tunesmith.errors import ResourceError
-    from tunesmith.training.calibration import forecast_time, known_calibration
-    from tunesmith.training.planner import plan_memory
-    from tunesmith.training.resources import memory_limit
-
+    answers = Answering(len(prompts), longest, ANSWER_TOKENS) if job.evaluations else None
     began = time.perf_counter()
     try:
-        memory = plan_memory(model, rows, plan, memory_limit(job.limit), answers=answers if job.evaluations else None)
+        memory = plan_memory(model, rows, plan, memory_limit(job.limit), answers=answers)
     except ResourceError as error:
         return {"refused": str(error), "planning_seconds": time.perf_counter() - began, "steps_done": 0}
     planned = time.perf_counter() - began
+    plan = memory.apply(plan)
+    if job.calibrate:
+        return asdict(calibrate(model, rows, plan, answer=answer, fresh=True))
+    seconds = predict_time(model, rows, validation, plan)
+    facts = {"memory": asdict(memory), "time": seconds, "planning_seconds": planned}
+    return {**facts, **train(model, rows, validation, plan, answer)}
+
+
+def predict_time(model: Any, rows: Sequence[Any], validation: Sequence[Any], plan: Any) -> dict[str, Any]:
+    """Seconds of the training, from what was measured before."""
+    from tunesmith.training.calibration import forecast_time, known_calibration
+
     calibration = known_calibration(model, rows, plan)
     assert calibration is not None, "run the job with calibrate first"
     seconds = forecast_time(
@@ -116,17 +114,13 @@ def predict(
         validation_tokens=sum(len(row.ids) for row in validation),
         answered_rows=len(validation),
     )
-    return {"memory": asdict(memory), "time": asdict(seconds), "planning_seconds": planned}
+    return asdict(seconds)
 
 
-def train(
-    model: Any, rows: Sequence[Any], validation: Sequence[Any], plan: Any, facts: Mapping[str, Any], answer: Any
-) -> dict[str, Any]:
+def train(model: Any, rows: Sequence[Any], validation: Sequence[Any], plan: Any, answer: Any) -> dict[str, Any]:
     """The training by the loop, and what it took."""
     from tunesmith.training import loop
-    from tunesmith.training.planner import MemoryPlan
 
-    plan = MemoryPlan.from_dict(facts["memory"]).apply(plan)
     answering = 0.0
     events: list[Mapping[str, Any]] = []
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.pipeline.conftest import tone_rows, write_csv
 from tunesmith import Recipe, check, run
 
 
-def recipe_for(folder: Path, base: Path | str) -> Recipe:
+def recipe_for(folder: Path, base: Path | str, baselines: Sequence[str] = (), **data: Any) -> Recipe:
     return Recipe.model_validate(
         {
             "task": "classification",
-            "data": {"train": str(folder / "rows.csv"), "columns": {"prompt": "phrase", "answer": "tone"}},
+            "data": {"train": str(folder / "rows.csv"), "columns": {"prompt": "phrase", "answer": "tone"}, **data},
             "base": str(base),
             "method": {"rank": 2},
             "train": {"max_steps": 1, "evaluations": 0, "tensorboard": False},
-            "baselines": [],
+            "baselines": list(baselines),
             "evaluate": {"bootstrap": 100, "latency_rows": 1, "max_new_tokens": 4},
             "output": str(folder / "runs"),
         }
@@ -43,3 +46,34 @@ def test_check_lists_data_errors_beside_a_base_that_cannot_be_loaded(tmp_path: P
     codes = {f.code for f in report.findings if f.severity == "error"}
     assert "cannot_go_on" in codes and len(codes) >= 2
     assert report.exit_code == 3
+
+
+def test_leaked_test_rows_are_listed_and_every_score_is_given_with_and_without_them(tmp_path: Path, base: Path) -> None:
+    known = write_csv(tmp_path / "rows.csv", tone_rows(60))
+    asked = write_csv(tmp_path / "test.csv", [*tone_rows(30, seed=7), *tone_rows(60)[:4]])
+    before = (known.read_bytes(), asked.read_bytes())
+    recipe = recipe_for(tmp_path, base, baselines=["trivial"], test=str(asked))
+    leaked = {leak.id for leak in check(recipe).leaks}
+    result = run(recipe, out=tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert 4 <= len(leaked) < 34
+    assert {value["n"] for value in kept["values"]} == {34}
+    assert {value["n"] for value in kept["without_leaks"]["values"]} == {34 - len(leaked)}
+    rows = [json.loads(line) for line in (tmp_path / "run/evaluation/tuned.jsonl").read_text().splitlines()]
+    scores = [row["scores"]["accuracy"] for row in rows if row["id"] not in leaked]
+    clean = {(v["candidate"], v["metric"]): v["value"] for v in kept["without_leaks"]["values"]}
+    assert clean["tuned", "accuracy"] == sum(scores) / len(scores)
+    assert result.verdict is not None
+    said = [c for c in result.verdict.caveats if c.startswith(f"{len(leaked)} of 34 test rows")]
+    assert len(said) == 1 and "trivial_majority" in said[0] and "tuned" in said[0]
+    assert (known.read_bytes(), asked.read_bytes()) == before
+
+
+def test_a_learning_curve_is_part_of_a_run_that_asks_for_it(tmp_path: Path, base: Path) -> None:
+    write_csv(tmp_path / "rows.csv", tone_rows(100))
+    recipe = recipe_for(tmp_path, base, learning_curve=True)
+    result = run(recipe, out=tmp_path / "run")
+    curve = json.loads((tmp_path / "run" / "learning_curve" / "learning_curve.json").read_text())
+    assert [point["share"] for point in curve["points"]] == [0.25, 0.5, 1.0]
+    assert result.verdict is not None and curve["conclusion"] in result.verdict.caveats
+    assert (tmp_path / "run" / "learning_curve" / "learning_curve.html").is_file()

@@ -71,7 +71,12 @@ def test_with_out_the_report_is_written_and_a_run_may_follow(project, tunesmith)
 def test_the_estimate_counts_what_training_counts(project, tunesmith, method):
     arguments = ("recipe.yaml", "--json", "--set", f"method.type={method}", "--set", "train.evaluations=0")
     estimate = tunesmith("check", *arguments).json["estimate"]
-    training = tunesmith("train", *arguments).json["training"]
+    trained = tunesmith("train", *arguments).json
+    training = trained["training"]
+    told = json.loads((Path(trained["run"]) / "manifest.json").read_text())["estimate"]
+    assert told["measured_seconds"] == pytest.approx(training["seconds"])
+    assert told["predicted_seconds"] == pytest.approx(estimate["training_seconds"], rel=0.2)
+    assert told["error"] == pytest.approx(told["predicted_seconds"] / told["measured_seconds"] - 1)
     assert estimate["training_tokens"] == pytest.approx(training["tokens"], rel=0.05)
     assert estimate["training_seconds"] == pytest.approx(estimate["training_tokens"] / estimate["tokens_per_second"])
     assert estimate["optimiser_steps"] == training["steps"]

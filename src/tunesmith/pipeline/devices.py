@@ -53,7 +53,10 @@ DEVICES = (
     Device("NVIDIA A100 80GB", 312e12, 80 * _GB, 400, 2.50),
     Device("NVIDIA H100 SXM", 989e12, 80 * _GB, 700, 3.95),
 )
-DEVICE_SOURCE = "peak, memory and power: NVIDIA's data sheets; prices of an hour: Modal's price list, 2026-05-07"
+DEVICE_SOURCE = (
+    "peak (bf16, dense), memory and power as the maker states them; prices of an hour as one cloud (Modal) asked in "
+    "May 2026, both read second-hand: put your own into verdict.prices"
+)
 
 SERVICES = (
     Service("OpenAI gpt-4.1", 25.0),

@@ -18,12 +18,14 @@ from tunesmith.evaluation.comparison import Comparison
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.models.load import LoadedBase
+from tunesmith.pipeline.learning_curve import run_learning_curve
 from tunesmith.pipeline.opening import open_base, open_tuned
 from tunesmith.pipeline.pairs import is_pairs, pairs_key, prepare_pairs, refuse_other_stages
 from tunesmith.pipeline.prepare import DataFindingsError, Listener, Prepared, prepare, read_data
 from tunesmith.pipeline.result import Model, Result
 from tunesmith.pipeline.stages import (
     compare_all,
+    compare_without_leaks,
     costs_of,
     decide_run,
     run_baselines,
@@ -153,6 +155,7 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
             evaluations = run_baselines(prepared, folder, tell)
     training: dict[str, Any] | None = None
     verdict: Verdict | None = None
+    remarks: list[str] = []
     if through == "baselines":
         processes.first_only(lambda: None)
     else:
@@ -161,13 +164,19 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
     if through in ("evaluate", "verdict"):
         with _stage(events, "evaluate", "evaluating the tuned model"):
             evaluations.append(run_tuned(prepared, folder, tell))
+        if recipe.data.learning_curve:
+            with _stage(events, "learning_curve", "training on parts of the rows"):
+                curve = run_learning_curve(recipe, rows, folder.path / "learning_curve", tell, full=evaluations[-1])
+            remarks.append(curve.conclusion)
+            tell({"kind": "note", "text": curve.conclusion})
     comparison = compare_all(prepared, evaluations) if evaluations else None
+    clean = compare_without_leaks(prepared, evaluations)
     if comparison is not None:
-        _save_comparison(folder, comparison, evaluations)
+        _save_comparison(folder, comparison, evaluations, clean)
     if through == "verdict" and comparison is not None and training is not None:
         with _stage(events, "verdict", "deciding"):
             costs = costs_of(prepared, evaluations, training)
-            verdict = decide_run(prepared, evaluations, comparison, costs, training)
+            verdict = decide_run(prepared, evaluations, comparison, costs, training, clean, remarks)
             write_json(folder.path / "verdict.json", _plain(verdict))
             _report(prepared, folder, evaluations, comparison, costs, training, verdict)
     folder.set_status("finished", verdict=headline(verdict) if verdict is not None else f"through {through}")
@@ -364,16 +373,22 @@ def _facts(evaluations: Sequence[Evaluation]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _save_comparison(folder: RunFolder, comparison: Comparison, evaluations: Sequence[Evaluation]) -> None:
-    write_json(
-        folder.path / "comparison.json",
-        {
-            "metric": comparison.metric,
-            "values": [_plain(v) for v in comparison.values],
-            "differences": [_plain(d) for d in comparison.differences],
-            "candidates": _facts(evaluations),
-        },
-    )
+def _save_comparison(
+    folder: RunFolder, comparison: Comparison, evaluations: Sequence[Evaluation], clean: Comparison | None
+) -> None:
+    """Write the comparison; `clean` is the one without leaked test rows."""
+    kept = {**_sides(comparison), "candidates": _facts(evaluations)}
+    if clean is not None:
+        kept["without_leaks"] = _sides(clean)
+    write_json(folder.path / "comparison.json", kept)
+
+
+def _sides(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "metric": comparison.metric,
+        "values": [_plain(v) for v in comparison.values],
+        "differences": [_plain(d) for d in comparison.differences],
+    }
 
 
 def _load_comparison(folder: RunFolder) -> tuple[Comparison | None, dict[str, Any]]:

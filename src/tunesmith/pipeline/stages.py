@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tunesmith.evaluation.comparison import Comparison, compare, evaluate_candidate
+from tunesmith.evaluation.comparison import Comparison, compare, evaluate_candidate, metric_values
 from tunesmith.evaluation.prompts import PromptCandidate, choose_k
 from tunesmith.evaluation.retrieval import Retriever
 from tunesmith.evaluation.shots import draw_shots
@@ -59,6 +60,29 @@ def compare_all(prepared: Prepared, evaluations: Sequence[Evaluation]) -> Compar
     )
 
 
+def compare_without_leaks(prepared: Prepared, evaluations: Sequence[Evaluation]) -> Comparison | None:
+    """The same on the test rows that training and validation do not hold too; None where all or none of them do."""
+    leaked = {leak.id for leak in prepared.rows.leaks}
+    if not leaked or not evaluations:
+        return None
+    spec, seed = prepared.recipe.evaluate, prepared.recipe.train.seed
+    clean = []
+    for evaluation in evaluations:
+        rows = tuple(row for row in evaluation.rows if row.id not in leaked)
+        if not rows:
+            return None
+        metrics = metric_values(
+            evaluation.candidate,
+            rows,
+            prepared.task,
+            resamples=spec.bootstrap,
+            confidence=spec.confidence,
+            seed=seed,
+        )
+        clean.append(replace(evaluation, rows=rows, metrics=metrics))
+    return compare_all(prepared, clean)
+
+
 def costs_of(
     prepared: Prepared, evaluations: Sequence[Evaluation], training: Mapping[str, Any] | None
 ) -> dict[str, CandidateCost]:
@@ -74,10 +98,17 @@ def decide_run(
     comparison: Comparison,
     costs: Mapping[str, CandidateCost],
     training: Mapping[str, Any],
+    without_leaks: Comparison | None = None,
+    remarks: Sequence[str] = (),
 ) -> Verdict:
-    """The verdict, with what a reader must know beside it."""
+    """The verdict, with what a reader must know beside it: `remarks`, and what is found here.
+
+    `without_leaks`: as `compare_without_leaks` gives it.
+    """
     recipe = prepared.recipe
-    caveats = []
+    caveats = list(remarks)
+    if prepared.rows.leaks:
+        caveats.append(_leaked(prepared, comparison, without_leaks))
     if prepared.seen_test_rows:
         caveats.append(
             f"{len(prepared.seen_test_rows)} of {len(prepared.rows.splits.test)} test rows occur in the text the base "
@@ -99,6 +130,18 @@ def decide_run(
         caveats=caveats,
         assumptions={**recipe.verdict.prices.model_dump(), "requests_per_month": recipe.goal.requests_per_month},
     )
+
+
+def _leaked(prepared: Prepared, comparison: Comparison, clean: Comparison | None) -> str:
+    """How many test rows were seen before, and what every candidate scores without them."""
+    count, total = len({leak.id for leak in prepared.rows.leaks}), len(prepared.rows.splits.test)
+    text = f"{count} of {total} test rows, or rows nearly like them, stand in the training or validation rows too."
+    if clean is None:
+        return f"{text} Nothing is left to compare without them."
+    before = {v.candidate: v.value for v in comparison.values if v.metric == comparison.metric}
+    after = [v for v in clean.values if v.metric == clean.metric]
+    scores = ", ".join(f"{v.candidate} {v.value:.3f} (with them {before[v.candidate]:.3f})" for v in after)
+    return f"{text} {comparison.metric} without them: {scores}."
 
 
 def _prompted(name: str, prepared: Prepared, engine: TorchEngine, full: bool = True, **more: Any) -> PromptCandidate:

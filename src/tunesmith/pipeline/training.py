@@ -20,6 +20,7 @@ from tunesmith.models.methods import Tuning, attach, load_tuned
 from tunesmith.models.vocabulary import AddedTokens
 from tunesmith.models.writing import system_errors
 from tunesmith.pipeline.diagnosing import Diagnosing
+from tunesmith.pipeline.numbers import estimate_error
 from tunesmith.pipeline.opening import open_base, open_tuned, tuned_folder
 from tunesmith.pipeline.planning import fit_memory, fuse_layers, plan_of, recomputed_layers
 from tunesmith.pipeline.prepare import Listener, Prepared, trainable_samples
@@ -32,6 +33,7 @@ from tunesmith.tasks.conversation import asking_conversation
 from tunesmith.text.templates import choose_template
 from tunesmith.text.types import Group, Sample
 from tunesmith.training import processes
+from tunesmith.training.calibration import TimeForecast, forecast_time, known_calibration
 from tunesmith.training.loop import TrainingResult, train
 from tunesmith.training.objectives import BuiltObjective, make_objective, refuse_other_rows
 from tunesmith.training.plan import TrainingPlan
@@ -247,6 +249,7 @@ def _train(
         model.use_trunk_cache(cache)
         cached = cache.bytes
     tell({"kind": "engine", "fused_layers": fused, "trunk_cache_bytes": cached})
+    forecast = _forecast(job, model, plan)
     score = None if sharded else job.score
     result = train(
         model,
@@ -260,7 +263,18 @@ def _train(
         identity=job.base.weights_sha256,
         memory_limit=memory_limit(spec.memory_limit) if model.device.type == "cpu" else None,
     )
+    if forecast is not None and result.seconds:
+        error = estimate_error(forecast, steps=result.steps, seconds=result.seconds)
+        RunFolder(folder).update_manifest(estimate=error)
     return result, full_tensors(trainable_parameters(job.base.model)) if sharded else None
+
+
+def _forecast(job: Job, model: LanguageModel, plan: TrainingPlan) -> TimeForecast | None:
+    """How long the steps should take by what `check` measured for such a training, if it did; of one process only."""
+    if processes.count() > 1 or not _judged(job.recipe):
+        return None
+    known = known_calibration(model, job.rows, plan)
+    return None if known is None else forecast_time(known, job.rows, plan)
 
 
 def _put_together(job: Job, whole: Mapping[str, torch.Tensor]) -> tuple[LoadedBase, Tuning]:

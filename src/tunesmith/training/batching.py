@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -258,5 +260,11 @@ class RowOrder:
         part = slice(within * self.batch_size, (within + 1) * self.batch_size)
         if not self.shuffle:
             return range(self.rows)[part]
-        order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.rows)[part].tolist()
+        order: list[int] = _shuffled(self.rows, self.seed, epoch)[part].tolist()
         return order
+
+
+@lru_cache(maxsize=1)
+def _shuffled(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The rows of an epoch in its order; kept until another is asked for, as drawing takes time with many rows."""
+    return np.random.default_rng((seed, epoch)).permutation(rows)

@@ -13,7 +13,7 @@ import torch
 Precision = Literal["fp32", "bf16", "fp16"]
 WORTH_IT = {"cpu": 4.0, "cuda": 1.5}
 """How much faster half precision must be: what is rounded to 8 bits should buy something. On a CPU it must also make up
-for the fused layers, which compute in fp32 only."""
+for the fused layers, which adapters leave then."""
 
 
 def choose_precision(device: torch.device | str, rates: Mapping[str, float]) -> tuple[Precision, str]:
