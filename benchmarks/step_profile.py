@@ -94,9 +94,8 @@ def measure(job: Job, form: str) -> dict[str, Any]:
     side.tune(loaded, job)
     model, plan = LanguageModel(training.base.model), training_plan(training)
     fused = use_fused_layers(training.base.model) if form == "fused" else ()
-    parameters = trainable_parameters(training.base.model)
-    optimizer = make_optimizer(parameters, plan)
-    stepper = Stepper(model, parameters, optimizer, plan, cross_entropy, lambda event: None)
+    optimizer = make_optimizer(trainable_parameters(training.base.model), plan)
+    stepper = Stepper(model, optimizer, plan, cross_entropy, lambda event: None)
     keep_freed_memory()
     order = order_of(job.rows, job.rows_per_step, job.steps, job.seed)
     timed = (job.steps - WARMUP) // 2

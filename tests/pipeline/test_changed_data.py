@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.pipeline.conftest import tone_rows, write_csv
 from tunesmith import Recipe, check, run
+from tunesmith.recipe import load_recipe
 
 
 def recipe_for(folder: Path, base: Path | str, baselines: Sequence[str] = (), **data: Any) -> Recipe:
     return Recipe.model_validate(
         {
             "task": "classification",
-            "data": {"train": str(folder / "rows.csv"), "columns": {"prompt": "phrase", "answer": "tone"}, **data},
+            "data": {"train": str(folder / "rows.csv"), "columns": {"prompt": "phrase", "answer": "tone"}} | data,
             "base": str(base),
             "method": {"rank": 2},
             "train": {"max_steps": 1, "evaluations": 0, "tensorboard": False},
@@ -77,3 +80,15 @@ def test_a_learning_curve_is_part_of_a_run_that_asks_for_it(tmp_path: Path, base
     assert [point["share"] for point in curve["points"]] == [0.25, 0.5, 1.0]
     assert result.verdict is not None and curve["conclusion"] in result.verdict.caveats
     assert (tmp_path / "run" / "learning_curve" / "learning_curve.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"columns": {}}, {"columns": {}, "template": "{phrase}: {tone}"}], ids=["columns", "auto", "template"]
+)
+def test_the_resolved_recipe_of_a_run_can_be_run_again(tmp_path: Path, base: Path, data: dict[str, Any]) -> None:
+    write_csv(tmp_path / "rows.csv", tone_rows(60), header="phrase,tone" if data.get("template") else "text,label")
+    columns = {"columns": {"prompt": "text", "answer": "label"}}
+    first = run(recipe_for(tmp_path, base, **{**columns, **data}), out=tmp_path / "run")
+    again = run(load_recipe(tmp_path / "run" / "recipe.yaml"), out=tmp_path / "again")
+    assert first.training is not None and again.training is not None
+    assert first.training["adapter_sha256"] == again.training["adapter_sha256"]

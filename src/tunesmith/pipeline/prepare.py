@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from tunesmith.data import check_examples, infer_task, load_examples, make_splits
 from tunesmith.data.checks import Depth, split_leaks
@@ -21,7 +21,7 @@ from tunesmith.models.vocabulary import AddedTokens
 from tunesmith.pipeline.opening import open_base
 from tunesmith.pipeline.planning import plan_engine
 from tunesmith.recipe.resolve import Choice, Facts, resolve
-from tunesmith.recipe.schema import MetricName, Recipe, TaskType
+from tunesmith.recipe.schema import Data, MetricName, Recipe, TaskType
 from tunesmith.tasks import fit_task
 from tunesmith.tasks.conversation import training_conversation
 from tunesmith.tasks.types import Task
@@ -195,11 +195,13 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe
         bf16_supported=base.model.device.type == "cuda",
         has_chat_template=bool(getattr(base.tokenizer, "chat_template", None)),
         metric_default=cast(MetricName, next(iter(task.metrics))),
-        data_format=cast(Literal["chat", "prompt_completion", "columns"] | None, _format(rows.format)),
+        data_format=_format(rows.format, recipe.data),
     )
     resolved, choices = resolve(recipe, facts)
     limit = int(resolved.train.max_length)
-    planned = plan_engine(resolved, base, added, [s for s in train if s.supervised and len(s.ids) <= limit], kept)
+    planned = plan_engine(
+        resolved, base, added, [s for s in train if s.supervised and len(s.ids) <= limit], kept, validation=validation
+    )
     return Prepared(
         recipe=planned.recipe,
         choices=(*choices, *planned.choices),
@@ -291,5 +293,7 @@ def _seen(base: LoadedBase, test: Sequence[Example]) -> tuple[str, ...]:
     return tuple(seen_in_training(TrainingTextRecord.load(record), test))
 
 
-def _format(name: str) -> str | None:
-    return "columns" if name == "template" else name
+def _format(name: str, spec: Data) -> str | None:
+    """The format to write down; none where a template, or column names that are well known, say it without."""
+    mapped = spec.columns.prompt is not None or name not in ("template", "columns")
+    return name if mapped else None

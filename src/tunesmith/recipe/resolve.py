@@ -35,7 +35,7 @@ class Facts:
     bf16_supported: bool
     has_chat_template: bool
     metric_default: MetricName
-    data_format: Literal["chat", "prompt_completion", "columns"] | None = None
+    data_format: str | None = None
     encoding: str | None = None
 
 
