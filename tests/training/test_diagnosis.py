@@ -232,6 +232,19 @@ def test_standing_still_with_a_small_rank_and_with_a_usual_one():
     assert found.code == "plateau" and "method.rank" not in found.changes
 
 
+def test_standing_still_at_guessing_far_above_the_usual_rate():
+    usual = FACTS.usual_learning_rate
+    assert usual is not None and FACTS.prior_loss is not None
+    fast = replace(FACTS, answers_from_words=RELATED, learning_rate=50 * usual)
+    guessing = [1.2, *[FACTS.prior_loss * f for f in (1.1, 1.0, 1.01, 1.0, 0.99, 1.0, 1.0)]]
+    (found,) = diagnose(history(guessing), fast)
+    assert found.code == "learning_rate_too_high" and "50 times the usual one" in found.why
+    assert changed(found).train.learning_rate == usual
+    assert codes(history(guessing), replace(fast, learning_rate=3 * usual)) == ["plateau"]
+    better = [1.2, *[FACTS.prior_loss * f for f in (0.9, 0.8, 0.72, 0.7, 0.7, 0.7, 0.7)]]
+    assert codes(history(better), fast) == ["plateau"]
+
+
 def test_rows_that_are_known_are_no_standstill():
     facts = replace(FACTS, rank=1, answers_from_words=RELATED)
     free = replace(facts, prior_loss=None, labels={}, answers_from_words=None)
@@ -363,7 +376,7 @@ def test_every_change_is_a_setting_and_every_explanation_a_code():
         "too_little_data", "overfitting", "nothing_learnt", "rank_too_small", "too_few_steps", "plateau",
         "gradients_unstable",
     }  # fmt: skip
-    assert len(SIGNS) == len(known)
+    assert len(SIGNS) == len(known) + 1  # a learning rate that is too high has two
     assert set().union(*(entry.explains for entry in SIGNS)) <= known
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from tunesmith.training.diagnosis.curves import Curves
-from tunesmith.training.diagnosis.divergence import rate_is_low, still_descending, stuck_above_guessing
+from tunesmith.training.diagnosis.divergence import lower_rate, rate_is_low, still_descending, stuck_above_guessing
 from tunesmith.training.diagnosis.types import Diagnosis, TrainingFacts
 from tunesmith.training.diagnosis.wording import nats, percent, rate
 
@@ -19,6 +19,10 @@ _GUESSING = 0.5
 """Share of the loss of guessing by frequency: a model that still has more reads little out of its inputs."""
 _STILL_FALLING = 0.1
 """Share of the loss that the last quarter took off: a schedule that ends at zero flattens every curve that is done."""
+_AT_GUESSING = 0.15
+"""Share of the loss of guessing below which a model has learnt something from the inputs."""
+_FAR_TOO_HIGH = 10
+"""Times the usual learning rate at which steps are the suspect for a standstill; up to three times is common."""
 _SMALL_RANK = 4
 """The ranks people choose to save memory; from 8 on, more rank rarely changes what a task needs."""
 _USUAL_RANK = 16
@@ -115,6 +119,28 @@ def rank_too_small(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
         + ("" if facts.rank == 1 else "s") + " only; the task needs more.",
         remedy=f"Raise the rank to {_USUAL_RANK} (alpha follows).",
         changes={"method.rank": _USUAL_RANK, "method.alpha": "auto"},
+        steps=(step,),
+    )  # fmt: skip
+
+
+def collapsed_to_guessing(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
+    """A standstill just where inputs are not read at all, with steps many times the usual size."""
+    found, usual = _standstill(curves, facts), facts.usual_learning_rate
+    if found is None or usual is None or facts.prior_loss is None or facts.learning_rate < _FAR_TOO_HIGH * usual:
+        return None
+    step, level = found
+    if level < (1 - _AT_GUESSING) * facts.prior_loss:
+        return None
+    return Diagnosis(
+        code="learning_rate_too_high",
+        severity="error",
+        title="The learning rate is too high",
+        seen=f"The loss of the training rows themselves came to rest at {nats(level)} by step {step:,}"
+        + _against_guessing(level, facts) + ".",
+        why=f"With {rate(facts.learning_rate)}, {facts.learning_rate / usual:.0f} times the usual one, the first steps "
+        "overwrite what the base makes of its input; what is left is to guess.",
+        remedy="Train again with a lower learning rate.",
+        changes=lower_rate(facts),
         steps=(step,),
     )  # fmt: skip
 
