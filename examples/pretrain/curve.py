@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.pipeline.extrapolation import fit_power_law
 from tunesmith.verdict.charts import nice_ticks
 
 Float = npt.NDArray[np.float64]
@@ -120,29 +121,19 @@ def fit(points: Sequence[Point], seed: int = 0, resamples: int = 500) -> Fit:
         raise ValueError(f"{len(points)} points, expected at least 5: raise --evaluations of train.py")
     tokens = np.array([point.tokens for point in points])
     losses = np.array([point.loss for point in points])
-    law = _best(tokens, losses)
+    (law,) = _laws(tokens, losses[:, None])
     smooth = law.at(tokens)
     # Fitted residuals are too small by the three numbers that were fitted.
     residuals = (losses - smooth) * math.sqrt(len(points) / (len(points) - 3))
     draw = np.random.default_rng(seed)
-    again = tuple(_best(tokens, smooth + draw.choice(residuals, len(points))) for _ in range(resamples))
-    return Fit(law, again, float(np.sqrt(np.mean((losses - smooth) ** 2))), len(points))
+    drawn = np.stack([smooth + draw.choice(residuals, len(points)) for _ in range(resamples)], axis=1)
+    return Fit(law, _laws(tokens, drawn), float(np.sqrt(np.mean((losses - smooth) ** 2))), len(points))
 
 
-def _best(tokens: Float, losses: Float) -> PowerLaw:
-    """Least squares over all exponents of the grid at once; E and A are not below 0."""
-    unit = tokens.max()  # powers of the share of the tokens, so that nothing overflows
-    powers = (tokens / unit) ** -EXPONENTS[:, None]
-    mean_power, mean_loss = powers.mean(1), losses.mean()
-    centred = powers - mean_power[:, None]
-    scale = np.maximum(0.0, (centred * (losses - mean_loss)).sum(1) / (centred**2).sum(1))
-    limit = mean_loss - scale * mean_power
-    through_zero = (powers * losses).sum(1) / (powers**2).sum(1)
-    scale, limit = np.where(limit < 0, through_zero, scale), np.maximum(limit, 0.0)
-    errors = ((limit[:, None] + scale[:, None] * powers - losses) ** 2).sum(1)
-    best = int(errors.argmin())
-    exponent = float(EXPONENTS[best])
-    return PowerLaw(float(limit[best]), float(scale[best] * unit**exponent), exponent)
+def _laws(tokens: Float, losses: Float) -> tuple[PowerLaw, ...]:
+    """The law of every column of `losses` [points, curves]; limit and scale are not below 0."""
+    scales, exponents, limits = fit_power_law(tokens, losses, EXPONENTS)
+    return tuple(PowerLaw(*map(float, law)) for law in zip(limits, scales, exponents, strict=True))
 
 
 def summary(points: Sequence[Point], fitted: Fit, seed: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ with a = k, h' is h without its first token. Below the unigrams stands the unifo
 How it is computed: no model is kept. The text to be measured is known beforehand, so it is numbered together with the
 training text, order by order: an n-gram's id is the rank of (id of its first n-1 tokens, last token) among those of all
 places. A look-up is then an index, and each order can be dropped when the next one but one has been counted. Ids are
-given bucket by bucket, which bounds the memory of sorting. 40 million tokens take a few minutes and 2 GB.
+given bucket by bucket, which bounds the memory of sorting. 16 million tokens took 38 s and 1.2 GB.
 """
 
 from __future__ import annotations

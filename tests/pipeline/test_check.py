@@ -87,7 +87,8 @@ def test_checking_twice_says_the_same(project, tunesmith):
     for report in (one, two):
         del report["estimate"], report["numbers"]  # times
         for choice in report["choices"]:
-            del choice["reason"]  # the memory that was free at that moment
+            if choice["key"] in ("train.micro_batch_tokens", "train.recompute"):
+                del choice["reason"]  # it names the memory that was free at that moment
     assert one == two
 
 

@@ -326,3 +326,14 @@ def test_settings_of_the_engine_that_contradict_each_other_are_all_named():
     )
     assert "noise on embeddings would be lost" in problems["train.cache_trunk"]
     assert "quantised weights cannot be divided" in problems["train.sharding"]
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_password_in_an_address_is_refused_and_not_shown(part: str) -> None:
+    data = {"data": {"train": "rows.csv", part: "postgresql://me:s3cret@host/db#select text from reviews"}}
+    with pytest.raises(InvalidRecipeError) as caught:
+        parse_recipe(data)
+    assert f"data.{part}" in str(caught.value) and "PGPASSWORD" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    for address in ("postgresql://me@host/db#select 'a:b@c'", "sqlite:///x.db#select a from t", "C:\\rows@home.csv"):
+        assert parse_recipe({"data": {"train": address}}).data.train == address

@@ -89,7 +89,9 @@ def extrapolate(
     return Extrapolation(tuple(predictions), _answer(predictions[0], min_gain), a, b, c)
 
 
-def fit_power_law(rows: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def fit_power_law(
+    rows: FloatArray, errors: FloatArray, exponents: FloatArray = _EXPONENTS
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Least squares of `c + a n^-b` for each column of `errors` [points, k]: a, b, c, each [k].
 
     For every exponent of a grid the best a and c are known in closed form, also where one of them is held at 0.
@@ -98,7 +100,7 @@ def fit_power_law(rows: FloatArray, errors: FloatArray) -> tuple[FloatArray, Flo
     found = [np.zeros(errors.shape[1]) for _ in "abc"]
     means = errors.mean(axis=0)
     scale = rows[-1]
-    for exponent in _EXPONENTS:
+    for exponent in exponents:
         x = (rows / scale) ** -exponent
         centred = x - x.mean()
         slope = np.maximum(centred @ (errors - means) / (centred @ centred), 0.0)

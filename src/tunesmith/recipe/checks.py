@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from tunesmith.recipe.problems import Problem
@@ -10,7 +11,7 @@ from tunesmith.recipe.schema import Recipe
 
 def check_values(recipe: Recipe) -> list[Problem]:
     """Every value that is of the right type and still makes no sense."""
-    return [*_positive(recipe), *_split(recipe), *_lists(recipe), *_method(recipe), *_train(recipe)]
+    return [*_positive(recipe), *_sources(recipe), *_split(recipe), *_lists(recipe), *_method(recipe), *_train(recipe)]
 
 
 def _positive(recipe: Recipe) -> Iterator[Problem]:
@@ -35,6 +36,18 @@ def _positive(recipe: Recipe) -> Iterator[Problem]:
     for key, amount in amounts.items():
         if amount != "auto" and not 0 < amount < float("inf"):
             yield Problem(key, f"{amount} is not allowed", expected="number, above 0 | auto")
+
+
+def _sources(recipe: Recipe) -> Iterator[Problem]:
+    """Recipes are kept in every run, shown and passed on: no password may stand in one."""
+    for part in ("train", "validation", "test"):
+        if re.match(r"\w+://[^/#]*:[^/#]*@", getattr(recipe.data, part) or ""):
+            yield Problem(
+                f"data.{part}",
+                "a password in the address would be kept in every run",
+                expected="postgresql://USER@HOST/DATABASE#QUERY",
+                fix="put the password into PGPASSWORD or ~/.pgpass",
+            )
 
 
 def _split(recipe: Recipe) -> Iterator[Problem]:

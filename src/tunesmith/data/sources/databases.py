@@ -71,17 +71,7 @@ def sqlite_records(address: Address, log: FindingLog) -> tuple[tuple[str, ...], 
 
 
 def postgresql_records(address: Address, log: FindingLog) -> tuple[tuple[str, ...], Records]:
-    """The same for PostgreSQL, by a cursor on the server in a read-only transaction.
-
-    A password in the address is refused, as recipes are kept, shown and passed on.
-    """
-    if re.match(r"\w+://[^/@]*:[^/]*@", address.place):
-        raise DataError(
-            "a password in the address would be kept in the recipe of every run",
-            where=address.shown,
-            expected="postgresql://USER@HOST/DATABASE#QUERY",
-            fix="put the password into PGPASSWORD or ~/.pgpass",
-        )
+    """The same for PostgreSQL, by a cursor on the server in a read-only transaction."""
     if importlib.util.find_spec("psycopg") is None:
         raise DataError(
             "PostgreSQL is asked by the library psycopg, which is not installed",
