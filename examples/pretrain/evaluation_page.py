@@ -114,7 +114,7 @@ def _curve_page(found: Mapping[str, Any]) -> list[str]:
         f"At the peak rate the loss follows {law['limit']:.2f} + {law['scale']:.3g} D^-{law['exponent']:.2f} (nats a "
         f"token, {found['law_points']} points, residuals of {found['law_error']:.3f}). After {found['tokens']:,} "
         f"tokens it is {found['last_loss']:.3f}, {found['below_law_at_end']:.3f} below the law: what the "
-        "falling rate brought, less what the other mix of the last quarter took.",
+        "falling rate and the later mixes brought or took.",
         "",
         "| tokens | | change of the law | the law (before the rate falls) |",
         "|---|---|---|---|",

@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -36,9 +36,11 @@ def card(name: str, model: Path, run: Path, data: Path, evaluation: Path) -> str
     config = json.loads((model / "config.json").read_text())
     made = json.loads((run / "training.json").read_text())
     mix = json.loads((data / "mix.json").read_text())
-    cores = made["processes"] * made["threads"]
-    hours = made["seconds"] / 3600
-    on_cpu = made["device"] == "CPU"
+    rounds = list(_rounds(made))
+    if bool(made.get("earlier")) != bool(mix.get("first_document")):
+        raise ValueError(f"{run} and {data} do not belong together: one has an earlier round, the other has none")
+    core_hours = sum(one["seconds"] / 3600 * one["processes"] * one["threads"] for one in rounds)
+    on_cpu = all(one["device"] == "CPU" for one in rounds)
     template = Template((HERE / "card_template.md").read_text(encoding="utf-8"))
     return template.substitute(
         name=name,
@@ -53,20 +55,37 @@ def card(name: str, model: Path, run: Path, data: Path, evaluation: Path) -> str
         vocabulary=f"{config['vocab_size']:,}",
         context=f"{config['max_position_embeddings']:,}",
         megabytes=f"{(model / 'model.safetensors').stat().st_size / 1e6:.1f}",
-        tokens=f"{made['tokens'] / 1e6:.1f}",
-        learnt=f"{made['learnt_tokens'] / 1e6:.1f}",
-        rate=f"{made['learning_rate']:g}",
-        decay=f"{made['decay_ratio']:.0%}",
-        steps=f"{made['steps']:,}",
-        rows=made["rows_per_step"],
-        where=f"{cores} CPU cores, no GPU" if on_cpu else made["device"],
-        hours=f"{hours:.1f}",
-        energy=f"{hours * cores * WATTS_PER_CORE / 1000:.2f}" if on_cpu else "(not recorded)",
+        tokens=f"{sum(one['tokens'] for one in rounds) / 1e6:.1f}",
+        learnt=f"{sum(one['learnt_tokens'] for one in rounds) / 1e6:.1f}",
+        rounds="; then, with weights kept and the optimiser fresh, ".join(_round(one) for one in rounds),
+        rows=" and ".join(dict.fromkeys(str(one["rows_per_step"]) for one in rounds)),
+        where="; ".join(dict.fromkeys(_where(one) for one in rounds)),
+        hours=f"{sum(one['seconds'] for one in rounds) / 3600:.1f}",
+        energy=f"{core_hours * WATTS_PER_CORE / 1000:.2f}" if on_cpu else "(not recorded)",
         watts=WATTS_PER_CORE,
         sources="\n".join(_source(source, found) for source, found in mix["sources"].items()),
         held_out=", ".join(mix["held_out"]["sources"]),
         measured=_measured((evaluation / "evaluation.md").read_text(encoding="utf-8")),
     )
+
+
+def _rounds(made: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The rounds of training, the first one first."""
+    if made.get("earlier"):
+        yield from _rounds(made["earlier"])
+    yield made
+
+
+def _round(one: Mapping[str, Any]) -> str:
+    return (
+        f"{one['tokens'] / 1e6:.1f} million tokens at rate {one['learning_rate']:g}, warm-up, stable, falling to zero "
+        f"in the last {one['decay_ratio']:.0%} of {one['steps']:,} steps"
+    )
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    cores = one["processes"] * one["threads"]
+    return f"{cores} CPU cores, no GPU" if one["device"] == "CPU" else str(one["device"])
 
 
 def _source(name: str, found: Mapping[str, Any]) -> str:

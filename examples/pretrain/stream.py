@@ -326,25 +326,25 @@ class RepeatLane(Lane):
 # --- the mix ---------------------------------------------------------------------------------------------------------
 
 
-def planned_share(chat: bool, progress: float, chat_share: float) -> float:
+def planned_share(chat: bool, progress: float, chat_share: float, early: float) -> float:
     """Part of a lane's own tokens that should be out when `progress` (0 to 1) of all tokens are.
 
-    Conversations: half of them evenly over the first three quarters, half in the last, in which the learning rate
-    falls. Plain text takes what is left of the stream, so both together always fill it.
+    Conversations: `early` of them evenly over the first three quarters, the others in the last. Plain text takes what
+    is left of the stream, so both together always fill it.
     """
-    given = float(np.interp(progress, (0, 3 / 4, 1), (0, 0.5, 1)))
+    given = float(np.interp(progress, (0, 3 / 4, 1), (0, early, 1)))
     return given if chat else (progress - chat_share * given) / (1 - chat_share)
 
 
 @dataclass
 class Tally:
-    """What one source gave."""
+    """What one source gave; the names are those of `mix.json`."""
 
     documents: int = 0
     tokens: int = 0
     learnt_tokens: int = 0
     characters: int = 0
-    in_last_third: int = 0
+    tokens_in_last_third: int = 0
 
 
 @dataclass
@@ -356,18 +356,21 @@ class Stream:
     units: set[int] = field(default_factory=set)
 
 
-def write_stream(lanes: dict[str, Lane], shares: dict[str, float], budget: int, folder: Path) -> Stream:
-    """Merge the lanes until the budget is reached: the lane furthest behind its plan goes next."""
-    stream = Stream(tallies={name: Tally() for name in lanes})
+def write_stream(
+    lanes: dict[str, Lane], shares: dict[str, float], budget: int, folder: Path, early: float, begun: Stream
+) -> Stream:
+    """Add `budget` tokens to what `folder` holds already (`begun`): the lane furthest behind its plan goes next."""
+    stream = begun
+    start = stream.offsets[-1]
+    given = dict.fromkeys(lanes, 0)
     chat_share = sum(share for name, share in shares.items() if name in CHAT)
     open_lanes = dict(lanes)
-    with (folder / "train.bin").open("wb") as ids_file, (folder / "mask.bin").open("wb") as mask_file:
-        while stream.offsets[-1] < budget and open_lanes:
-            progress = stream.offsets[-1] / budget
+    with (folder / "train.bin").open("ab") as ids_file, (folder / "mask.bin").open("ab") as mask_file:
+        while stream.offsets[-1] < start + budget and open_lanes:
+            progress = (stream.offsets[-1] - start) / budget
 
             def behind(name: str, progress: float = progress) -> float:
-                plan = planned_share(name in CHAT, progress, chat_share) * shares[name] * budget
-                return plan - stream.tallies[name].tokens
+                return planned_share(name in CHAT, progress, chat_share, early) * shares[name] * budget - given[name]
 
             name = max(open_lanes, key=behind)
             document = open_lanes[name].next(SHORT if progress < SHORT_DOCUMENTS_UNTIL else LONG)
@@ -380,11 +383,12 @@ def write_stream(lanes: dict[str, Lane], shares: dict[str, float], budget: int, 
             document.learnt.tofile(mask_file)
             stream.offsets.append(stream.offsets[-1] + len(document.ids))
             stream.units.update(document.units)
-            tally = stream.tallies[name]
+            given[name] += len(document.ids)
+            tally = stream.tallies.setdefault(name, Tally())
             tally.documents += 1
             tally.tokens += len(document.ids)
             tally.learnt_tokens += int(document.learnt.sum())
             tally.characters += document.characters
-            tally.in_last_third += len(document.ids) if progress >= 2 / 3 else 0
+            tally.tokens_in_last_third += len(document.ids) if progress >= 2 / 3 else 0
     np.save(folder / "documents.npy", np.array(stream.offsets, dtype=np.int64))
     return stream

@@ -2,6 +2,7 @@
 
     python examples/pretrain/train.py --data work/pretrain --out work/pretrain/base
     python examples/pretrain/train.py --data work/pretrain --out work/pretrain/tiny --size tiny --tokens 6000000
+    python examples/pretrain/train.py --data work/more --out work/more/base --after work/pretrain/base  # a second round
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 examples/pretrain/train.py …     # a process per core: faster
 
@@ -38,15 +39,15 @@ from tunesmith.training.plan import TrainingPlan
 
 
 class Documents(Sequence[Sample]):
-    """The prepared stream as samples, read from disk when asked for."""
+    """The prepared stream from document `first` on as samples, read from disk when asked for."""
 
-    def __init__(self, folder: Path, budget: int | None = None) -> None:
+    def __init__(self, folder: Path, budget: int | None = None, first: int = 0) -> None:
         self.ids = np.memmap(folder / "train.bin", dtype=np.uint16, mode="r")
         self.mask = np.memmap(folder / "mask.bin", dtype=np.uint8, mode="r")
-        self.offsets = np.load(folder / "documents.npy")
+        self.offsets = np.load(folder / "documents.npy")[first:]
         self.count = len(self.offsets) - 1
         if budget is not None:
-            self.count = int(np.searchsorted(self.offsets, budget, side="right")) - 1
+            self.count = int(np.searchsorted(self.offsets, self.offsets[0] + budget, side="right")) - 1
 
     def __len__(self) -> int:
         return self.count
@@ -125,12 +126,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=None, help="learn only the first N tokens of the prepared stream")
     parser.add_argument("--size", choices=sorted(SIZES), default="base")
+    parser.add_argument("--after", type=Path, help="folder of an earlier run, whose model is trained on")
     parser.add_argument("--rows", type=int, default=48, help="documents per optimiser step")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--decay", type=float, default=0.25, help="share of the steps in which the rate falls to zero")
+    parser.add_argument("--learning-rate", type=float, help="default 0.003, with --after 0.002")
+    parser.add_argument(
+        "--decay", type=float, help="share of the steps in which the rate falls to zero; default 0.25, with --after 0.8"
+    )
     parser.add_argument("--evaluations", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    later = arguments.after is not None
+    if arguments.learning_rate is None:
+        arguments.learning_rate = 2e-3 if later else 3e-3
+    if arguments.decay is None:
+        arguments.decay = 0.8 if later else 0.25
     torch.set_flush_denormal(True)
     with processes.joined():
         pretrain(arguments)
@@ -139,7 +148,11 @@ def main() -> None:
 def pretrain(arguments: argparse.Namespace) -> None:
     """Train, showing what happens as lines of JSON, and write the model folder at every validation."""
     tokenizer = AutoTokenizer.from_pretrained(arguments.data / "tokenizer")
-    documents = Documents(arguments.data, arguments.tokens)
+    mix = json.loads((arguments.data / "mix.json").read_text(encoding="utf-8"))
+    first = mix.get("first_document", 0)
+    if (first > 0) != (arguments.after is not None):
+        raise SystemExit("--after goes with data prepared with --after, and only with it: both name the earlier round")
+    documents = Documents(arguments.data, arguments.tokens, first)
     steps = -(-len(documents) // arguments.rows)
     plan = TrainingPlan(
         steps=steps,
@@ -164,7 +177,12 @@ def pretrain(arguments: argparse.Namespace) -> None:
     validation = [
         s for name in ("wiki", "books") for s in held_out(arguments.data / f"validation_{name}.txt", tokenizer)
     ]
-    model = new_model(tokenizer, SIZES[arguments.size], arguments.seed)
+    earlier: dict[str, Any] | None = None
+    if arguments.after is None:
+        model = new_model(tokenizer, SIZES[arguments.size], arguments.seed)
+    else:
+        model = LlamaForCausalLM.from_pretrained(arguments.after / "model", dtype=torch.float32)
+        earlier = json.loads((arguments.after / "training.json").read_text(encoding="utf-8"))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     use_fused_layers(model)
     began = time.time()
@@ -197,6 +215,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
             "processes": processes.count(),
             "threads": torch.get_num_threads(),
             "seed": plan.seed,
+            "earlier": earlier,
         }
         (arguments.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         print(json.dumps(facts))

@@ -192,7 +192,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _prepare(corpus: Path, out: Path) -> None:
+def _prepare(corpus: Path, out: Path, *options: str | Path, tokens: int = 220_000) -> None:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
     done = subprocess.run(
         [
@@ -203,9 +203,10 @@ def _prepare(corpus: Path, out: Path) -> None:
             "--out",
             out,
             "--tokens",
-            "220000",
+            str(tokens),
             "--vocab",
             "700",
+            *options,
         ],
         env=environment,
         capture_output=True,
@@ -335,3 +336,34 @@ def test_the_same_seed_gives_the_same_files(corpus: Path, prepared: Path, tmp_pa
         "tokenizer/tokenizer.json",
     ):
         assert (tmp_path / name).read_bytes() == (prepared / name).read_bytes(), name
+
+
+def test_a_later_round_adds_text_that_was_not_learnt_yet(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    first, later = tmp_path / "first", tmp_path / "later"
+    _prepare(corpus, first, tokens=80_000)
+    _prepare(corpus, later, "--after", first, tokens=40_000)
+    begun, mix = (json.loads((folder / "mix.json").read_text()) for folder in (first, later))
+    assert mix["first_document"] == begun["documents"] and mix["earlier"]["tokens"] == begun["tokens"]
+    assert 40_000 <= mix["tokens"] - begun["tokens"] < 43_000
+    for name in ("train.bin", "mask.bin"):
+        assert (later / name).read_bytes().startswith((first / name).read_bytes())
+    assert (later / "tokenizer" / "tokenizer.json").read_bytes() == (
+        first / "tokenizer" / "tokenizer.json"
+    ).read_bytes()
+    from transformers import AutoTokenizer
+
+    def is_paragraph(line: str) -> bool:
+        """Whole paragraphs of articles and books; exercises and stories quote single sentences."""
+        return line.startswith("Then, ") and line.count("Then, ") > 1 and line.endswith(".")
+
+    tokenizer = AutoTokenizer.from_pretrained(later / "tokenizer")
+    texts = [tokenizer.decode(ids) for ids, _ in _documents(later)]
+    marks = ("<|user|>", "<|system|>")
+    early, late = (
+        {line for text in part if not any(m in text for m in marks) for line in text.splitlines() if is_paragraph(line)}
+        for part in (texts[: mix["first_document"]], texts[mix["first_document"] :])
+    )
+    record = TrainingTextRecord.load(first / "training_text.hashes")
+    assert len(late) > 20 and record.count(early) > 0.8 * len(early)
+    assert record.count(late) == 0
+    assert TrainingTextRecord.load(later / "training_text.hashes").count(early) == record.count(early)

@@ -101,6 +101,20 @@ def test_what_is_published_is_what_was_trained_recorded_and_measured(
         assert said in card, said
 
 
+def test_a_second_round_is_told_and_counted_with_the_first(publish: ModuleType, trained: Path) -> None:
+    made = json.loads((trained / "run" / "training.json").read_text())
+    later = {**made, "tokens": 2_000_000, "learning_rate": 0.002, "steps": 170, "seconds": 180, "earlier": made}
+    write(trained / "run" / "training.json", later)
+    folders = [trained / name for name in ("run", "data", "evaluation")]
+    with pytest.raises(ValueError, match="do not belong together"):
+        publish.card("tiny", trained / "run" / "model", *folders)
+    mix = json.loads((trained / "data" / "mix.json").read_text())
+    write(trained / "data" / "mix.json", {**mix, "first_document": 9000})
+    text = publish.card("tiny", trained / "run" / "model", *folders)
+    assert "8.0 million tokens" in text and "2 CPU cores, no GPU; 0.3 hours" in text
+    assert "rate 0.003" in text and "2.0 million tokens at rate 0.002" in text and "about 0.00 kWh" in text
+
+
 @pytest.mark.parametrize("name", embedded_names())
 def test_the_bases_that_ship_say_what_they_are(name: str) -> None:
     folder = base_folder(f"embedded:{name}")
