@@ -124,7 +124,8 @@ def _startup(one: Mapping[str, Any]) -> list[str]:
         f"**{one['seconds']:.1f} s** with `tunesmith train` (rounds: {_seconds(one['rounds'])}), "
         f"{one['peer_seconds']:.1f} s with a script for TRL (rounds: {_seconds(one['peer_rounds'])}); "
         f"{one['first_on_a_machine']:.1f} s where the C functions have to be compiled first. Ours, by events of the "
-        f"run: {phases}.",
+        f"run: {phases}."
+        + (f" Measured by itself, `results/{one['measured_by_itself']}`." if "measured_by_itself" in one else ""),
     ]
 
 
