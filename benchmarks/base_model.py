@@ -45,14 +45,14 @@ Settings = Mapping[str, Mapping[str, Any]]
 EXTRACTION: Mapping[str, tuple[Settings, ...]] = {
     "lora": (
         {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 20}},
-        {"method": {"rank": 64}, "train": {**_LONG, "learning_rate": 1e-3, "epochs": 20}},
+        {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 20, "loss": "all"}},
+        {"method": {"rank": 64, "dropout": 0.1}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 30}},
         {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 4e-3, "epochs": 20}},
-        {"method": {"rank": 16}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 12}},
-        {"method": {"rank": 32, "dropout": 0.1}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 30}},
+        {"method": {"rank": 64}, "train": {**_LONG, "learning_rate": 1e-3, "epochs": 20}},
     ),
     "full": (
         {"method": {}, "train": {**_LONG, **_FULL, "learning_rate": 6e-4, "epochs": 15}},
-        {"method": {}, "train": {**_LONG, **_FULL, "learning_rate": 1e-3, "epochs": 15}},
+        {"method": {}, "train": {**_LONG, "learning_rate": 1e-3, "epochs": 15, "optimizer": "muon"}},
         {"method": {}, "train": {**_LONG, **_FULL, "learning_rate": 3e-4, "epochs": 15}},
     ),
 }
@@ -81,6 +81,7 @@ ASKED: Mapping[str, str] = {
 }
 _BEATEN = ("zero_shot", "few_shot", "trivial_dictionary")
 _ACCURACY = 0.80
+_SHOWN = ("learning_rate", "epochs", "batch_size", "optimizer", "loss")
 
 
 @dataclass(frozen=True)
@@ -273,8 +274,9 @@ def _points(values: Sequence[float]) -> str:
 
 
 def _settings(tried: Mapping[str, Any]) -> str:
-    shown = {**tried["method"], **{k: tried["train"][k] for k in ("learning_rate", "epochs", "batch_size")}}
-    return ", ".join(f"{key} {value:g}" for key, value in shown.items())
+    train = {k: tried["train"][k] for k in _SHOWN if k in tried["train"]}
+    shown = {**tried["method"], **train}.items()
+    return ", ".join(f"{key} {value if isinstance(value, str) else format(value, 'g')}" for key, value in shown)
 
 
 def keep(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
