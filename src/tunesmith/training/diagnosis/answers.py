@@ -11,6 +11,7 @@ def answer_measures(parsed: Sequence[Any], expected: Sequence[Any], ended: Seque
     """Shares over the rows answered, each 0-1; `{}` without rows.
 
     rows: how many (a count). ended: answers that stopped by themselves. unreadable: those the task could not read.
+    right: answers that are the expected one, whole.
     Where expected answers repeat (fewer kinds than half the rows): expected_top_share: rows whose expected answer is
     the most frequent one; top_share: answers that are it; rare_recall: right answers among the other rows.
     """
@@ -21,6 +22,7 @@ def answer_measures(parsed: Sequence[Any], expected: Sequence[Any], ended: Seque
         "rows": float(rows),
         "ended": sum(ended) / rows,
         "unreadable": sum(answer is None for answer in parsed) / rows,
+        "right": sum(answer == target for answer, target in zip(parsed, expected, strict=True)) / rows,
     }
     names = [str(target) for target in expected]
     kinds = Counter(names)

@@ -128,14 +128,17 @@ class Curves:
             return math.nan
         return float(np.interp(step, [s for s, _ in levels], [level for _, level in levels]))
 
-    def half_way(self, step: int) -> float:
-        """The step by which half of the learning rates up to `step` were spent; half of the steps where unknown."""
+    def spent_by(self, step: int, share: float) -> float:
+        """The step by which this share of the learning rates up to `step` was spent; of the steps where unknown.
+
+        A cosine schedule spends 2.5 % on the last quarter of its steps: that little moves there shows nothing.
+        """
         logged = [s for s in self.steps if s.step <= step]
         if len(logged) < 4:
-            return step / 2
+            return share * step
         places = np.array([0, *(s.step for s in logged)])
         spent = np.cumsum([0.0, *(np.diff(places) * [s.learning_rate for s in logged])])
-        return float(np.interp(spent[-1] / 2, spent, places))
+        return float(np.interp(share * spent[-1], spent, places))
 
     def metric(self, reading: Reading | None, facts: TrainingFacts) -> float | None:
         """The deciding metric of a reading, 0-1."""

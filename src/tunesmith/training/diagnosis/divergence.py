@@ -170,7 +170,7 @@ def still_descending(curves: Curves, facts: TrainingFacts, ratio: float = 4.0) -
     start, levels = curves.start_loss, curves.train_levels()
     if start is None or len(levels) < 3:
         return False
-    half = curves.level_at(curves.half_way(levels[-1][0]))
+    half = curves.level_at(curves.spent_by(levels[-1][0], 0.5))
     first, second = start - half, half - levels[-1][1]
     if facts.prior_loss is not None and second > _CLOSING * (half - facts.prior_loss) > 0:
         return True

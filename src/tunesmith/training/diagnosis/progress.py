@@ -6,7 +6,7 @@ import math
 from statistics import median
 from typing import Any
 
-from tunesmith.training.diagnosis.curves import Curves
+from tunesmith.training.diagnosis.curves import Curves, Reading
 from tunesmith.training.diagnosis.divergence import lower_rate, rate_is_low, still_descending, stuck_above_guessing
 from tunesmith.training.diagnosis.types import Diagnosis, TrainingFacts
 from tunesmith.training.diagnosis.wording import nats, percent, rate
@@ -18,7 +18,10 @@ _LITTLE = 0.5
 _GUESSING = 0.5
 """Share of the loss of guessing by frequency: a model that still has more reads little out of its inputs."""
 _STILL_FALLING = 0.1
-"""Share of the loss that the last quarter took off: a schedule that ends at zero flattens every curve that is done."""
+"""Share of the loss that the last quarter of the learning (by learning rates, not by steps) took off."""
+_LAST_QUARTER = 0.75
+_READINGS = 4
+"""With fewer, the level at the beginning of the last quarter would be a guess."""
 _AT_GUESSING = 0.15
 """Share of the loss of guessing below which a model has learnt something from the inputs."""
 _FAR_TOO_HIGH = 10
@@ -26,6 +29,11 @@ _FAR_TOO_HIGH = 10
 _SMALL_RANK = 4
 """The ranks people choose to save memory; from 8 on, more rank rarely changes what a task needs."""
 _USUAL_RANK = 16
+_OFTEN = 6
+"""Passes by which adapters of the usual rank have read more than half of what answers hold out of their rows, at the
+usual rate; the slowest of the healthy runs of `benchmarks/diagnosis.py` took five."""
+_ERRORS = 3.0
+"""Standard errors from which a difference is sure."""
 _KNOWN = 0.9
 """Token accuracy on training rows from which free texts count as learnt."""
 _GOOD = 0.95
@@ -102,46 +110,52 @@ def too_few_steps(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
 
 
 def rank_too_small(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
-    """The loss of training rows themselves has come to rest too high, with an adapter of very few directions."""
-    found = _standstill(curves, facts)
-    if found is None or facts.rank is None or facts.rank > _SMALL_RANK:
+    """The training rows themselves are not known after the whole run, with an adapter of very few directions."""
+    if facts.rank is None or facts.rank > _SMALL_RANK:
+        return None
+    rest = _standstill(curves, facts)
+    found = rest or _seen_often_and_not_known(curves, facts)
+    if found is None:
         return None
     step, level = found
     share = f", {facts.trainable / facts.parameters:.2%} of the weights" if facts.trainable and facts.parameters else ""
+    came = "came to rest at" if rest else f"is still, after {_passes(step, facts):.0f} passes,"
+    end = "the task needs more" if rest else "with more of them the same steps learn more"
     return Diagnosis(
         code="rank_too_small",
         severity="warning",
         title="The adapter is too small for this task",
-        seen=f"The loss of the training rows themselves came to rest at {nats(level)} by step {step:,}"
-        + _against_guessing(level, facts) + ". Rows seen many times are still not known"
-        + _known_share(curves) + ", and validation rows are hardly worse.",
+        seen=f"The loss of the training rows themselves {came} {nats(level)} " + ("by" if rest else "at")
+        + f" step {step:,}" + _against_guessing(level, facts) + ". Rows seen many times are still not known"
+        + _known_share(curves) + ", and validation rows are hardly worse." + _against_words(curves, facts),
         why=f"With rank {facts.rank}{share}, each layer can move in {facts.rank} direction"
-        + ("" if facts.rank == 1 else "s") + " only; the task needs more.",
+        + ("" if facts.rank == 1 else "s") + f" only; {end}.",
         remedy=f"Raise the rank to {_USUAL_RANK} (alpha follows).",
         changes={"method.rank": _USUAL_RANK, "method.alpha": "auto"},
         steps=(step,),
     )  # fmt: skip
 
 
-def collapsed_to_guessing(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
-    """A standstill just where inputs are not read at all, with steps many times the usual size."""
-    found, usual = _standstill(curves, facts), facts.usual_learning_rate
-    if found is None or usual is None or facts.prior_loss is None or facts.learning_rate < _FAR_TOO_HIGH * usual:
+def guessing_at_far_too_high_a_rate(curves: Curves, facts: TrainingFacts) -> Diagnosis | None:
+    """After the whole run inputs are not read at all, with steps many times the usual size."""
+    last, usual, prior = curves.last, facts.usual_learning_rate, facts.prior_loss
+    if last is None or last.train_loss is None or usual is None or prior is None:
         return None
-    step, level = found
-    if level < (1 - _AT_GUESSING) * facts.prior_loss:
+    if len(curves.readings) < 3 or not curves.far(facts, 1.0):
+        return None
+    if facts.learning_rate < _FAR_TOO_HIGH * usual or last.train_loss < (1 - _AT_GUESSING) * prior:
         return None
     return Diagnosis(
         code="learning_rate_too_high",
         severity="error",
         title="The learning rate is too high",
-        seen=f"The loss of the training rows themselves came to rest at {nats(level)} by step {step:,}"
-        + _against_guessing(level, facts) + ".",
+        seen=f"After the whole training, the loss of the training rows themselves is {nats(last.train_loss)} (step "
+        f"{last.step:,})" + _against_guessing(last.train_loss, facts) + ".",
         why=f"With {rate(facts.learning_rate)}, {facts.learning_rate / usual:.0f} times the usual one, the first steps "
         "overwrite what the base makes of its input; what is left is to guess.",
         remedy="Train again with a lower learning rate.",
         changes=lower_rate(facts),
-        steps=(step,),
+        steps=(last.step,),
     )  # fmt: skip
 
 
@@ -203,12 +217,13 @@ def _cut_short(curves: Curves, facts: TrainingFacts) -> tuple[int, float] | None
     if (
         last is None
         or lowest is None
+        or len(curves.readings) < _READINGS
         or last.train_loss is None
         or last.step != lowest.step
         or facts.prior_loss is None
     ):
         return None
-    before = curves.level_at(0.75 * last.step)
+    before = curves.level_at(curves.spent_by(last.step, _LAST_QUARTER))
     falling = last.train_loss < (1 - _STILL_FALLING) * before
     far_off = last.train_loss > _GUESSING * facts.prior_loss
     return (last.step, last.train_loss) if falling and far_off else None
@@ -221,11 +236,10 @@ def _standstill(curves: Curves, facts: TrainingFacts) -> tuple[int, float] | Non
     rest is normal for them: a standstill is claimed only of small adapters whose answers are mostly wrong.
     """
     last = curves.last
-    if last is None or last.train_loss is None or len(curves.readings) < 4 or not curves.far(facts, 1.0):
+    if last is None or last.train_loss is None or len(curves.readings) < _READINGS or not curves.far(facts, 1.0):
         return None  # some tasks stay at guessing for long and are then understood at once
-    before = curves.level_at(0.75 * last.step)
+    before = curves.level_at(curves.spent_by(last.step, _LAST_QUARTER))
     resting = last.train_loss > (1 - _STILL_FALLING) * before
-    by_heart = last.loss is not None and last.loss > 2 * last.train_loss
     if facts.prior_loss is not None:
         not_known = last.train_loss > _GUESSING * facts.prior_loss
     else:
@@ -233,7 +247,53 @@ def _standstill(curves: Curves, facts: TrainingFacts) -> tuple[int, float] | Non
         small = facts.rank is not None and facts.rank <= _SMALL_RANK
         known = last.train_accuracy is not None and last.train_accuracy >= _KNOWN
         not_known = small and metric is not None and metric < _MOSTLY_WRONG and not known
-    return (last.step, last.train_loss) if not_known and resting and not by_heart else None
+    return (last.step, last.train_loss) if not_known and resting and not _by_heart(last) else None
+
+
+def _seen_often_and_not_known(curves: Curves, facts: TrainingFacts) -> tuple[int, float] | None:
+    """(step, training loss) where rows that were seen many times at a fair rate are not known, nor validation rows.
+
+    Not known: half of what answers hold is not read out of the inputs, or counting the words of validation rows would
+    answer them surely better. Whether the loss still falls does not matter then: usual adapters are done by now.
+    """
+    last = curves.last
+    if last is None or last.train_loss is None or facts.prior_loss is None or not curves.far(facts, 1.0):
+        return None
+    if rate_is_low(facts) or _passes(last.step, facts) < _OFTEN or _by_heart(last):
+        return None
+    not_known = last.train_loss > _GUESSING * facts.prior_loss or _below_words(curves, facts)
+    return (last.step, last.train_loss) if not_known else None
+
+
+def _below_words(curves: Curves, facts: TrainingFacts) -> bool:
+    """Whether counting words surely answers held-out rows better than the kept weights answer validation rows."""
+    words, kept = facts.answers_from_words, curves.kept
+    if words is None or kept is None or not {"right", "rows"} <= kept.answers.keys() or not words.above(words.chance):
+        return False
+    rows, right = kept.answers["rows"], kept.answers["right"]
+    spread = (right * rows + 0.5) / (rows + 1)  # a half more hit and miss: never certain at 0 or 1
+    return words.score - right > _ERRORS * math.hypot(words.error, math.sqrt(spread * (1 - spread) / rows))
+
+
+def _by_heart(last: Reading) -> bool:
+    """Whether training rows are known so much better than validation rows that capacity is not what is missing."""
+    return last.loss is not None and last.train_loss is not None and last.loss > 2 * last.train_loss
+
+
+def _passes(step: int, facts: TrainingFacts) -> float:
+    """How often each row was seen by a step."""
+    return facts.epochs * step / max(1, facts.steps)
+
+
+def _against_words(curves: Curves, facts: TrainingFacts) -> str:
+    if facts.answers_from_words is None or not _below_words(curves, facts):
+        return ""
+    kept = curves.kept
+    assert kept is not None  # `_below_words` read it
+    return (
+        f" Counting the words of an input answers {percent(facts.answers_from_words.score)} of held-out rows rightly; "
+        f"the tuned model {percent(kept.answers['right'])} of validation rows."
+    )
 
 
 def _against_guessing(level: float, facts: TrainingFacts) -> str:

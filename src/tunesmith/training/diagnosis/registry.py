@@ -47,7 +47,7 @@ SIGNS: tuple[Entry, ...] = (
     Entry(progress.nothing_learnt, _OUTCOMES | _RATES | {"labels_unrelated"}),
     Entry(divergence.diverging, _OUTCOMES | _RATES | {"labels_unrelated", "end_not_learnt"}),
     Entry(divergence.learning_rate_too_high, _OUTCOMES | _RATES | {"labels_unrelated"}),
-    Entry(progress.collapsed_to_guessing, _OUTCOMES | _RATES | {"labels_unrelated"}),
+    Entry(progress.guessing_at_far_too_high_a_rate, _OUTCOMES | _RATES | {"labels_unrelated"}),
     Entry(progress.learning_rate_too_low, _OUTCOMES | {"labels_unrelated"}),
     Entry(rows.differing_validation, _OUTCOMES | {"labels_unrelated", "test_differs"}),
     Entry(rows.labels_unrelated, _OUTCOMES),
