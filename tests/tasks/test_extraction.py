@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tasks.rows import example
-from tunesmith.errors import DataError
-from tunesmith.tasks.extraction import Extraction, first_json, items
+from tunesmith.errors import DataError, RecipeError
+from tunesmith.recipe.schema import Task as TaskSpec
+from tunesmith.tasks import fit_task
+from tunesmith.tasks.extraction import EntityF1, Extraction, first_json, items
 from tunesmith.tasks.metrics import quick_score
 
 LIST = Extraction("list")
@@ -109,3 +112,43 @@ def test_full_instruction_says_the_form() -> None:
     assert "JSON list of strings" in LIST.full_instruction
     assert '"name", "unit"' in OBJECT.full_instruction
     assert "list of objects" in OBJECTS.full_instruction
+
+
+def test_fields_of_objects_have_scores_of_their_own() -> None:
+    rows = [example("1", '{"name": "tea", "unit": "g"}'), example("2", '{"name": "oil", "unit": null}')]
+    scores = quick_score(OBJECT, ['{"name": "tea", "unit": "kg"}', '{"name": "oil", "unit": "l"}'], rows)
+    assert scores["f1.name"] == 1.0
+    assert scores["f1.unit"] == 0.0
+    assert scores["entity_precision"] == pytest.approx(2 / 4) and scores["entity_recall"] == pytest.approx(2 / 3)
+    silent = quick_score(OBJECT, ["{}", "{}"], rows)
+    assert (silent["entity_precision"], silent["entity_recall"]) == (0.0, 0.0)
+    nothing = [example("3", '{"name": null, "unit": ""}')]
+    assert quick_score(OBJECT, ["{}"], nothing)["entity_precision"] == 1.0
+    assert quick_score(OBJECT, ['{"name": "x"}'], nothing)["entity_recall"] == 0.0
+
+
+def test_a_field_holds_the_items_within_it_and_no_other() -> None:
+    metric = EntityF1("f1.a", key="a")
+    counts = metric.statistics([{"a": {"x": 1}, "ab": 2}], [{"a": {"x": 1, "y": 2}, "ab": 3}])
+    assert counts.tolist() == [[1, 0, 1]]
+
+
+def test_answers_are_held_against_a_schema(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}')
+    rows = [example("1", '{"name": "tea"}'), example("2", '{"name": "oil"}')]
+    task = fit_task(TaskSpec(json_schema=str(schema)), "extraction", rows)
+    assert '"required":["name"]' in task.full_instruction and '"required"' not in task.instruction
+    scores = quick_score(task, ['{"name": 3}', '{"name": "oil", "more": 1}'], rows)
+    assert scores["schema_valid"] == 0.5 and scores["valid_json"] == 1.0
+    assert quick_score(task, ["no", "[]"], rows)["schema_valid"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"type": "nothing"}'])
+def test_what_is_no_schema_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "schema.json").write_text(text)
+    spec = TaskSpec(json_schema=str(tmp_path / "schema.json"))
+    with pytest.raises(RecipeError, match="not a JSON schema"):
+        fit_task(spec, "extraction", [example("1", '{"name": "tea"}')])
+    with pytest.raises(RecipeError, match="cannot be read"):
+        fit_task(TaskSpec(json_schema=str(tmp_path / "none")), "extraction", [example("1", '{"name": "tea"}')])

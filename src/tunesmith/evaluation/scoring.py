@@ -74,7 +74,7 @@ def measure_latency(candidate: Candidate, examples: Sequence[Example], rows: int
 
 def score_answer(task: Task, example: Example, answer: Answer) -> ScoredAnswer:
     """One answer parsed and scored by every metric of the task."""
-    parsed, target = task.parse(answer.text), task.target(example)
+    parsed, target = task.read(answer.text, example), task.target(example)
     scores = {
         name: float(metric.item(metric.statistics([parsed], [target]))[0]) for name, metric in task.metrics.items()
     }

@@ -24,11 +24,27 @@ from tunesmith.evaluation.trivial_extraction import (
     object_dictionary,
     object_majority,
 )
+from tunesmith.evaluation.trivial_labels import median_label, most_frequent_tag, tag_dictionary, tfidf_label_sets
+from tunesmith.evaluation.trivial_numbers import arithmetic, mean_number, tfidf_ridge
+from tunesmith.evaluation.trivial_text import lead_sentences, nearest_sentence
 from tunesmith.evaluation.types import Answer
-from tunesmith.tasks.classification import Classification
-from tunesmith.tasks.extraction import Extraction
-from tunesmith.tasks.generation import Generation
-from tunesmith.tasks.types import Task
+from tunesmith.tasks import (
+    Classification,
+    Code,
+    Extraction,
+    Generation,
+    Maths,
+    MultiLabel,
+    Ordinal,
+    QuestionAnswering,
+    Regression,
+    Summarisation,
+    Task,
+    TextToSql,
+    TokenClassification,
+    ToolCalls,
+    Translation,
+)
 
 Rule = Callable[[Sequence[Example]], Sequence[str]]
 Fit = Callable[[Sequence[Example], Sequence[Example]], tuple[Rule, Mapping[str, Any]]]
@@ -72,54 +88,69 @@ class TrivialBaseline:
 
 def trivial_baselines(task: Task) -> tuple[TrivialBaseline, ...]:
     """The trivial baselines of a task, the simplest first; none for a kind of task not known here."""
-    if isinstance(task, Classification):
-        return (
-            TrivialBaseline("trivial_majority", _majority("")),
-            TrivialBaseline("trivial_tfidf_lr", tfidf_logistic_regression(task)),
-        )
-    if isinstance(task, Extraction) and task.form == "object":
-        return (
-            TrivialBaseline("trivial_majority", object_majority(task)),
-            TrivialBaseline("trivial_dictionary", object_dictionary(task)),
-        )
-    if isinstance(task, Extraction) and task.elements == "text":
-        return (
-            TrivialBaseline("trivial_copy", copied_lines),
-            TrivialBaseline("trivial_amount_unit", amount_and_unit),
-            TrivialBaseline("trivial_dictionary", list_dictionary(task)),
-        )
-    if isinstance(task, Extraction):
-        return (TrivialBaseline("trivial_majority", _majority("")),)
-    if isinstance(task, Generation):
-        return (
-            TrivialBaseline("trivial_majority", _majority(task.closing)),
-            TrivialBaseline("trivial_copy", _copy(task.closing)),
-            TrivialBaseline("trivial_nearest", _nearest(task.closing)),
-        )
-    return ()
+    match task:
+        case Ordinal():
+            named: dict[str, Fit] = {
+                "majority": _majority(task), "median": median_label(task), "tfidf_lr": tfidf_logistic_regression(task),
+            }  # fmt: skip
+        case Classification():
+            named = {"majority": _majority(task), "tfidf_lr": tfidf_logistic_regression(task)}
+        case MultiLabel():
+            named = {"majority": _majority(task), "tfidf_lr": tfidf_label_sets(task)}
+        case Regression():
+            named = {"mean": mean_number, "nearest": _nearest(task), "tfidf_ridge": tfidf_ridge(task)}
+        case Maths():
+            named = {"majority": _majority(task), "arithmetic": arithmetic(task)}
+        case Extraction(form="object"):
+            named = {"majority": object_majority(task), "dictionary": object_dictionary(task)}
+        case Extraction(elements="text"):
+            named = {"copy": copied_lines, "amount_unit": amount_and_unit, "dictionary": list_dictionary(task)}
+        case TokenClassification():
+            named = {"majority": most_frequent_tag(task), "dictionary": tag_dictionary(task)}
+        case Summarisation():
+            named = {"lead_k": lead_sentences(task), "nearest": _nearest(task)}
+        case QuestionAnswering():
+            named = {"majority": _majority(task), "sentence": nearest_sentence, "nearest": _nearest(task)}
+        case Translation() | Generation():
+            named = {"majority": _majority(task), "copy": _copy(task), "nearest": _nearest(task)}
+        case ToolCalls():
+            named = {"majority": _majority(task), "no_call": _no_call, "nearest": _nearest(task)}
+        case TextToSql() | Code():
+            named = {"majority": _majority(task), "nearest": _nearest(task)}
+        case Extraction():
+            named = {"majority": _majority(task)}
+        case _:
+            named = {}
+    return tuple(TrivialBaseline(f"trivial_{name}", learn) for name, learn in named.items())
 
 
-def _majority(closing: str) -> Fit:
+def _closing(task: Task) -> str:
+    """The text a template puts after every answer; labels are read without it."""
+    return "" if isinstance(task, Classification | Extraction) else str(getattr(task, "closing", ""))
+
+
+def _majority(task: Task) -> Fit:
     """The most frequent training answer to everything; of equally frequent ones the first in sorted order."""
 
     def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
-        counts = Counter(example.expected for example in train)
+        counts = Counter(task.reply(example.expected) for example in train)
         answer, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        return (lambda examples: [answer + closing] * len(examples)), {"training_share": count / len(train)}
+        said = answer + _closing(task)
+        return (lambda examples: [said] * len(examples)), {"training_share": count / len(train)}
 
     return learn
 
 
-def _copy(closing: str) -> Fit:
+def _copy(task: Task) -> Fit:
     """The question itself."""
 
     def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
-        return (lambda examples: [example.question + closing for example in examples]), {}
+        return (lambda examples: [example.question + _closing(task) for example in examples]), {}
 
     return learn
 
 
-def _nearest(closing: str) -> Fit:
+def _nearest(task: Task) -> Fit:
     """The answer of the training row nearest by BM25."""
 
     def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
@@ -127,8 +158,13 @@ def _nearest(closing: str) -> Fit:
 
         def rule(examples: Sequence[Example]) -> Sequence[str]:
             found = [retriever.nearest(example, 1) for example in examples]
-            return [rows[0].expected + closing if rows else "" for rows in found]
+            return [task.reply(rows[0].expected) + _closing(task) if rows else "" for rows in found]
 
         return rule, {}
 
     return learn
+
+
+def _no_call(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
+    """Never to call a function. Nothing is learnt."""
+    return (lambda examples: ["No function fits."] * len(examples)), {}

@@ -30,7 +30,7 @@ def tfidf_logistic_regression(
         labels = [task.target(example) for example in train]
         if len(set(labels)) == 1:
             return (lambda examples: [labels[0]] * len(examples)), {"labels": 1}
-        features = _features().fit([example.question for example in train])
+        features = text_features().fit([example.question for example in train])
         inputs = features.transform([example.question for example in train])
         if validation:
             asked = features.transform([example.question for example in validation])
@@ -52,7 +52,8 @@ def tfidf_logistic_regression(
     return learn
 
 
-def _features() -> Any:
+def text_features() -> Any:
+    """Words 1-2 and characters 3-5, sublinear TF-IDF: an unfitted scikit-learn transformer of texts."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion

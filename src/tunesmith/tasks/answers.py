@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from tunesmith.data.types import Example
@@ -27,6 +28,21 @@ def without_closing(text: str, closing: str) -> str:
     """`text` stripped, and without one `closing` at its end."""
     text = text.strip()
     return text.removesuffix(closing).strip() if closing else text
+
+
+def references(expected: str) -> tuple[str, ...]:
+    """The texts that are each a right answer: the elements of a JSON list of texts, else the one text.
+
+    Blank elements are left out, so `[]` says that there is no answer. Other JSON is a text like any other.
+    """
+    if expected.lstrip().startswith("["):
+        try:
+            value = json.loads(expected)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, list) and all(isinstance(element, str) for element in value):
+            return tuple(element.strip() for element in value if element.strip())
+    return (expected.strip(),)
 
 
 def bad_answer(example: Example, what: str, expected: str, fix: str) -> DataError:

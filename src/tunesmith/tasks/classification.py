@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tunesmith.data.types import Example
 from tunesmith.tasks.answers import bad_answer, without_closing
-from tunesmith.tasks.metrics import MeanMetric, by_name, ratio
+from tunesmith.tasks.base import TaskBase
+from tunesmith.tasks.metrics import MeanMetric, ratio
 from tunesmith.tasks.types import FloatArray, Metric
 
 DEFAULT_INSTRUCTION = "Classify the input."
@@ -21,13 +22,13 @@ _PUNCTUATION = ".,;:!?。"
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(TaskBase):
     """One of `labels` per input. `closing` is the text a template puts after every answer."""
 
     labels: tuple[str, ...]
     given_instruction: str | None = None
     closing: str = ""
-    name = "classification"
+    name: ClassVar[str] = "classification"
 
     @property
     def instruction(self) -> str:
@@ -41,11 +42,11 @@ class Classification:
         lead = self.instruction or DEFAULT_INSTRUCTION
         return f"{lead}\nAnswer with exactly one of these labels and nothing else:\n{listed}"
 
-    @cached_property
-    def metrics(self) -> Mapping[str, Metric]:
+    @property
+    def own_metrics(self) -> Sequence[Metric]:
         """Accuracy decides; macro-F1 beside it."""
         accuracy = MeanMetric("accuracy", binary=True, score=lambda answer, target: float(answer == target))
-        return by_name(accuracy, MacroF1(self.labels))
+        return (accuracy, MacroF1(self.labels))
 
     def parse(self, text: str) -> str | None:
         """The label in an answer, or None.
@@ -64,6 +65,10 @@ class Classification:
                 if found:
                     return found[0] if len(found) == 1 else None
         return None
+
+    def slices(self, example: Example) -> Mapping[str, str]:
+        """Rows by their label."""
+        return {"label": self.target(example)}
 
     def target(self, example: Example) -> str:
         """The label of an example; raises `DataError` for one that is not a label of this task."""

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from tunesmith.data.types import Example, Message
+from tunesmith.data.types import Example, Message, offering
 from tunesmith.tasks.types import Task
 
 
 def training_conversation(task: Task, example: Example) -> tuple[Message, ...]:
     """The conversation a model learns: the task's instruction, the example's turns, the answer last."""
-    return (*asking_conversation(task, example), example.messages[-1])
+    return (*asking_conversation(task, example), answer_message(task, example))
+
+
+def answer_message(task: Task, example: Example) -> Message:
+    """The turn a model learns to say: the example's own, with one answer where several are right.
+
+    The template's closing text after the answer stays.
+    """
+    message = example.messages[-1]
+    learnt = task.reply(example.expected)
+    if learnt == example.expected or not message.content.startswith(example.expected):
+        return message
+    return replace(message, content=learnt + message.content[len(example.expected) :])
 
 
 def asking_conversation(
@@ -21,11 +34,12 @@ def asking_conversation(
     One system message joins the task's instruction and the example's own system message; then each of `shots` as
     it would be asked and answered; then the example's turns without its answer. `full` takes the instruction for a
     model that was not tuned. Without shots and with `full=False` this is what `training_conversation` puts before
-    the answer, message by message.
+    the answer, message by message. The example's tools are offered with its first question.
     """
     instruction = task.full_instruction if full else task.instruction
     own, turns = _leading_system(example.prompt)
-    shown = [message for shot in shots for message in _leading_system(shot.messages)[1]]
+    shown = [turn for shot in shots for turn in (*_leading_system(shot.prompt)[1], answer_message(task, shot))]
+    turns = offering(turns, example.tools, example.parallel_tool_calls)
     return (*_system_message([instruction, *own]), *shown, *turns)
 
 

@@ -7,26 +7,31 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from tunesmith.data.types import Example
+from tunesmith.errors import RecipeError
 from tunesmith.tasks.answers import bad_answer
-from tunesmith.tasks.metrics import MeanMetric, by_name, ratio
+from tunesmith.tasks.base import TaskBase
+from tunesmith.tasks.metrics import MeanMetric, ratio
 from tunesmith.tasks.types import FloatArray, Metric
 
 DEFAULT_INSTRUCTION = "Extract the requested information from the input as JSON."
 Form = Literal["list", "object"]
 Item = tuple[str, str]
+MOST_FIELDS = 12
+"""Fields of an object that get an F1 of their own."""
 
 
 @dataclass(frozen=True)
-class Extraction:
+class Extraction(TaskBase):
     """A JSON value of one form per input.
 
     `keys` are those of the objects in the data, in the order in which they first occur; they are what the full
     instruction names. `elements` says what a list holds: "text" (strings, numbers, booleans) or "object".
+    `json_schema` is the text of the JSON schema that answers ought to meet.
     """
 
     form: Form
@@ -34,7 +39,8 @@ class Extraction:
     elements: Literal["text", "object"] = "text"
     given_instruction: str | None = None
     closing: str = ""
-    name = "extraction"
+    json_schema: str | None = None
+    name: ClassVar[str] = "extraction"
 
     @property
     def instruction(self) -> str:
@@ -51,16 +57,44 @@ class Extraction:
             form = f"a JSON list of objects with the keys {keys}"
         else:
             form = 'a JSON list of strings, such as ["first", "second"]'
-        return f"{self.instruction or DEFAULT_INSTRUCTION}\nAnswer with {form}, and nothing else."
+        asked = f"{self.instruction or DEFAULT_INSTRUCTION}\nAnswer with {form}, and nothing else."
+        if self.json_schema is None:
+            return asked
+        schema = json.dumps(json.loads(self.json_schema), ensure_ascii=False, separators=(",", ":"))
+        return f"{asked} It must meet this JSON schema: {schema}"
 
-    @cached_property
-    def metrics(self) -> Mapping[str, Metric]:
-        """Entity F1 decides; the share of readable answers and of entirely right ones beside it."""
-        return by_name(
+    @property
+    def own_metrics(self) -> Sequence[Metric]:
+        """Entity F1 decides; the share of readable answers and of entirely right ones beside it.
+
+        With a schema also the share of answers that meet it, and for objects F1 of each field (of the first
+        `MOST_FIELDS`), with precision and recall over all.
+        """
+        found: list[Metric] = [
             EntityF1(),
             MeanMetric("valid_json", binary=True, score=lambda answer, target: 1.0),
             MeanMetric("exact_match", binary=True, score=lambda answer, target: float(items(answer) == items(target))),
-        )
+        ]
+        if self.json_schema is not None:
+            found.append(MeanMetric("schema_valid", binary=True, score=lambda answer, _: float(self._meets(answer))))
+        if self.form == "object" or self.elements == "object":
+            found += [EntityF1("entity_precision", part="precision"), EntityF1("entity_recall", part="recall")]
+        if self.form == "object" and len(self.keys) > 1:
+            found += [EntityF1(f"f1.{key}", key=key) for key in self.keys[:MOST_FIELDS]]
+        return found
+
+    def _meets(self, answer: Any) -> bool:
+        return bool(self._validator.is_valid(answer))
+
+    @cached_property
+    def _validator(self) -> Any:
+        assert self.json_schema is not None
+        return schema_validator(self.json_schema)
+
+    def slices(self, example: Example) -> Mapping[str, str]:
+        """Rows by how many items are expected."""
+        count = items(self.target(example)).total()
+        return {"items": str(count) if count < 2 else "2 to 4" if count < 5 else "5 and more"}
 
     def parse(self, text: str) -> Any | None:
         """The first JSON list or object in an answer if it is of the task's form, else None.
@@ -164,30 +198,70 @@ class EntityF1:
 
     Statistics per item: (TP, FP, FN). An unreadable answer misses every expected item; where nothing was expected it
     counts as one false positive, so that it is never right. Over no items at all F1 is 1: nothing was missed and
-    nothing invented.
+    nothing invented. `part` takes precision, TP / (TP + FP), or recall, TP / (TP + FN), instead; `key` counts only the
+    items of that field and of fields within it.
     """
 
-    name = "entity_f1"
-    binary = False
+    name: str = "entity_f1"
+    part: Literal["f1", "precision", "recall"] = "f1"
+    key: str | None = None
+
+    @property
+    def binary(self) -> bool:
+        """An answer may be right in part."""
+        return False
 
     def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
         """[n, 3]."""
         result = np.zeros((len(parsed), 3))
         for row, answer, target in zip(result, parsed, expected, strict=True):
-            wanted = items(target)
+            wanted = self._items(target)
             if answer is None:
                 row[:] = (0, 0 if wanted else 1, wanted.total())
                 continue
-            given = items(answer)
+            given = self._items(answer)
             hits = (given & wanted).total()
             row[:] = (hits, given.total() - hits, wanted.total() - hits)
         return result
 
     def finish(self, sums: FloatArray) -> FloatArray:
-        """F1 [...] from sums [..., 3]."""
-        doubled = 2 * sums[..., 0]
-        return ratio(doubled, doubled + sums[..., 1] + sums[..., 2], empty=1.0)
+        """F1, precision or recall [...] from sums [..., 3]."""
+        hits, invented, missed = sums[..., 0], sums[..., 1], sums[..., 2]
+        f1 = ratio(2 * hits, 2 * hits + invented + missed, empty=1.0)
+        if self.part == "f1":
+            return f1
+        # Without answered (or expected) items it is 1 where none were due, as F1 is, and 0 where some were.
+        whole = hits + (invented if self.part == "precision" else missed)
+        return np.where(whole > 0, ratio(hits, whole), f1)
 
     def item(self, statistics: FloatArray) -> FloatArray:
-        """F1 of each answer by itself [n]."""
+        """The metric of each answer by itself [n]."""
         return self.finish(statistics)
+
+    def _items(self, value: Any) -> Counter[Item]:
+        if self.key is None:
+            return items(value)
+        mine = (self.key, f"{self.key}.")
+        return Counter({i: n for i, n in items(value).items() if i[0] == mine[0] or i[0].startswith(mine[1])})
+
+
+def schema_validator(text: str) -> Any:
+    """A `jsonschema` validator for a schema's text; raises `RecipeError` where it is none.
+
+    References to other documents are not fetched.
+    """
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    try:
+        schema = json.loads(text)
+        if not isinstance(schema, dict):
+            raise ValueError("a schema is a JSON object")
+        kind = validator_for(schema)
+        kind.check_schema(schema)
+    except (ValueError, RecursionError, SchemaError) as error:
+        raise RecipeError(
+            f"not a JSON schema: {getattr(error, 'message', error)}", where="task.json_schema", expected="a JSON schema"
+        ) from error
+    return kind(schema, registry=Registry())

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, ClassVar
 
 from tunesmith.data.types import Example
 from tunesmith.tasks.answers import without_closing
-from tunesmith.tasks.metrics import MeanMetric, by_name
+from tunesmith.tasks.base import TaskBase
+from tunesmith.tasks.metrics import MeanMetric
 from tunesmith.tasks.types import Metric
 from tunesmith.tasks.words import words
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(TaskBase):
     """A text per input. With `short_answers` exact match decides, else ROUGE-L: few texts are met word by word."""
 
     short_answers: bool = False
     given_instruction: str | None = None
     closing: str = ""
-    name = "generation"
+    name: ClassVar[str] = "generation"
 
     @property
     def instruction(self) -> str:
@@ -34,12 +35,12 @@ class Generation:
         lead = self.instruction or "Answer the request."
         return f"{lead}\nReply with the answer only."
 
-    @cached_property
-    def metrics(self) -> Mapping[str, Metric]:
+    @property
+    def own_metrics(self) -> Sequence[Metric]:
         """Exact match and ROUGE-L; the first decides."""
         exact = MeanMetric("exact_match", binary=True, score=lambda answer, target: float(collapse(answer) == target))
         rouge = MeanMetric("rouge_l", binary=False, score=rouge_l)
-        return by_name(exact, rouge) if self.short_answers else by_name(rouge, exact)
+        return (exact, rouge) if self.short_answers else (rouge, exact)
 
     def parse(self, text: str) -> str:
         """The answer without the template's closing text; every text can be read."""

@@ -49,7 +49,7 @@ def ratio(numerator: FloatArray, denominator: FloatArray, empty: float = 0.0) ->
 
 def quick_score(task: Task, texts: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
     """Every metric of `task` over answers `texts` to `examples`, without intervals; for curves during training."""
-    parsed = [task.parse(text) for text in texts]
+    parsed = [task.read(text, example) for text, example in zip(texts, examples, strict=True)]
     expected = [task.target(example) for example in examples]
     return {name: value_of(metric, parsed, expected) for name, metric in task.metrics.items()}
 

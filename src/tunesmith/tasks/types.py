@@ -64,7 +64,19 @@ class Task(Protocol):
         ...
 
     def parse(self, text: str) -> Any | None:
-        """The value in a model's answer, or None where it cannot be read."""
+        """The value in a model's answer, or None where it cannot be read. JSON values only: they are kept in files."""
+        ...
+
+    def read(self, text: str, example: Example) -> Any | None:
+        """`parse`, and where a metric needs it, what the answer has to do with the input of `example`."""
+        ...
+
+    def reply(self, expected: str) -> str:
+        """What a model is to learn to say where a row expects `expected`: of several references the first."""
+        ...
+
+    def slices(self, example: Example) -> Mapping[str, str]:
+        """The groups of rows this one belongs to, by the name of the division: {"label": "lost_card"}."""
         ...
 
     def target(self, example: Example) -> Any:

@@ -38,3 +38,8 @@ def words(text: str) -> list[str]:
             tokens.append(char)
             open_word = True
     return tokens
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text has letters of a script that puts no spaces between words."""
+    return _UNSPACED.search(text) is not None

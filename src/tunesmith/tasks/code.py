@@ -1,0 +1,134 @@
+"""Code: an answer is right if its tests pass. It runs in a fenced process, and only where the recipe allows it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tunesmith.data.types import Example
+from tunesmith.tasks.answers import bad_answer, without_closing
+from tunesmith.tasks.base import TextTask
+from tunesmith.tasks.metrics import MeanMetric
+from tunesmith.tasks.sandbox import run_python
+from tunesmith.tasks.types import Metric
+
+_FENCE = re.compile(r"```(?:[A-Za-z0-9+]*)\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Code(TextTask):
+    """A piece of Python per input.
+
+    The expected answer is a JSON object of columns (`data.columns.answer: [code, test_list]`): the first is the
+    solution, which is learnt; the others hold tests, as one text or a list of statements. Columns whose name has
+    `setup` or `import` run before the answer, the others after it.
+    """
+
+    run_code: bool = False
+    time_limit: float = 5.0
+    name: ClassVar[str] = "code"
+    default_instruction: ClassVar[str] = "Write Python code."
+    answer_wording: ClassVar[str] = "Reply with the code only."
+
+    @property
+    def own_metrics(self) -> Sequence[Metric]:
+        """pass@1 decides where code may be run; the share that is Python, and of exact matches, beside it."""
+        valid = MeanMetric("valid_python", binary=True, score=lambda answer, _: float(is_python(answer)))
+        exact = MeanMetric("exact_match", binary=True, score=lambda a, b: float(_spelling(a) == _spelling(b["code"])))
+        if not self.run_code:
+            return (exact, valid)
+        return (MeanMetric("pass_at_1", binary=True, score=self._passes), valid, exact)
+
+    def parse(self, text: str) -> str:
+        """The code in an answer: what stands in its first code fence, else all of it."""
+        bare = without_closing(text, self.closing)
+        fenced = _FENCE.search(bare)
+        return (fenced.group(1) if fenced else bare).strip("\n")
+
+    def target(self, example: Example) -> dict[str, Any]:
+        """The solution, and the code that runs before and after it. Raises `DataError` for an answer without these."""
+        columns = _columns(example.expected)
+        if columns is None:
+            raise bad_answer(
+                example,
+                "the answer is not a solution with its tests",
+                expected="data.columns.answer: [CODE, TESTS], the first column being the code",
+                fix="name both columns, or set task.type: generation",
+            )
+        (_, solution), *others = columns
+        before = [text for name, text in others if _is_setup(name)]
+        after = [text for name, text in others if not _is_setup(name)]
+        return {"code": solution, "before": "\n".join(before), "tests": "\n".join(after)}
+
+    def reply(self, expected: str) -> str:
+        """The solution alone."""
+        columns = _columns(expected)
+        return columns[0][1] if columns is not None else expected
+
+    def slices(self, example: Example) -> Mapping[str, str]:
+        """Rows by the length of the solution."""
+        lines = len([line for line in str(self.target(example)["code"]).splitlines() if line.strip()])
+        return {"lines": "up to 5" if lines <= 5 else "6 to 15" if lines <= 15 else "over 15"}
+
+    def _passes(self, answer: str, target: Mapping[str, str]) -> float:
+        source = "\n".join((target["before"], answer, target["tests"]))
+        return pass_at_k(1, int(_passes(source, self.time_limit)), 1)
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """The probability that at least one of k answers drawn from `samples` is right, `right` of these being so.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of Chen et al. 2021 (arXiv:2107.03374), as a product. Raises
+    `ValueError` for k over the number of samples.
+    """
+    if not 1 <= k <= samples or not 0 <= right <= samples:
+        raise ValueError(f"pass@{k} of {right} right among {samples} answers is not defined")
+    if samples - right < k:
+        return 1.0
+    return float(1 - np.prod(1 - k / np.arange(samples - right + 1, samples + 1)))
+
+
+def is_python(text: str) -> bool:
+    """Whether a text can be compiled and says anything."""
+    try:
+        compile(text, "answer.py", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return bool(text.strip())
+
+
+@lru_cache(maxsize=65_536)
+def _passes(source: str, time_limit: float) -> bool:
+    return run_python(source, time_limit).outcome == "passed"
+
+
+def _is_setup(name: str) -> bool:
+    return "setup" in name.lower() or "import" in name.lower()
+
+
+def _columns(expected: str) -> list[tuple[str, str]] | None:
+    """Name and code of each column; None for what is no object of at least two, or holds other than code."""
+    try:
+        value = json.loads(expected)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or len(value) < 2:
+        return None
+    found = []
+    for name, cell in value.items():
+        lines = cell if isinstance(cell, list) else ["" if cell is None else cell]
+        if not all(isinstance(line, str) for line in lines):
+            return None
+        found.append((str(name), "\n".join(lines).replace("\r\n", "\n")))
+    return found
+
+
+def _spelling(code: str) -> str:
+    """Code without blank lines and white space at the ends of lines."""
+    return "\n".join(line.rstrip() for line in code.splitlines() if line.strip())
