@@ -1,0 +1,1 @@
+"""What answers over HTTP: so far the page on which people rate answers."""
