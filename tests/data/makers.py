@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import Example, Finding, Message
-from tunesmith.data.examples import content_key
+from tunesmith.data.making import content_key
 from tunesmith.recipe.schema import Data
 
 

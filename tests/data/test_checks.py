@@ -1,14 +1,11 @@
-"""Findings about examples as a whole, and the table of codes."""
+"""Findings about examples as a whole."""
 
 from __future__ import annotations
 
-import re
 import time
-from pathlib import Path
 
 import pytest
 
-import tunesmith.data
 from tests.data.makers import by_code, examples, plain_text
 from tunesmith.data import CODES, check_examples, infer_task, make_splits
 from tunesmith.data.types import Splits
@@ -23,21 +20,6 @@ def enough(count: int = 200, labels: tuple[str, ...] = ("x", "y")) -> list[tuple
 
 def test_clean_rows_give_no_finding() -> None:
     assert check_examples(examples(enough()), task_type="classification") == []
-
-
-def test_every_code_in_the_source_is_in_the_table_and_the_other_way_round() -> None:
-    folder = Path(tunesmith.data.__file__).parent
-    used: set[str] = set()
-    for path in folder.rglob("*.py"):
-        if path.name != "codes.py":
-            used |= set(re.findall(r'"([a-z]+(?:_[a-z]+)*)"', path.read_text())) & CODES.keys()
-    kinds = ("row", "prompt", "near", "near_prompt")
-    used |= {f"{part}_leak_{kind}" for part in ("test", "validation") for kind in kinds}
-    assert used == CODES.keys()
-    for name, code in CODES.items():
-        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name)
-        assert code.title and code.why and code.fix
-        assert code.severity in ("error", "warning", "info")
 
 
 def test_no_examples() -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tests.data.makers import jsonl, spec, write
 from tunesmith.data import Content, Example, Message, Row, ToolCall, convert, load_examples, targets
 from tunesmith.data.convert import FAMILIES
-from tunesmith.data.examples import EVERYTHING, ExampleMaker
+from tunesmith.data.examples import EVERYTHING
 from tunesmith.data.findings import FindingLog
 from tunesmith.data.formats import Sample, Writer, formats, recognise
+from tunesmith.data.making import ExampleMaker
 from tunesmith.errors import DataError, RecipeError
 
 WRITERS = [format for format in formats().values() if isinstance(format, Writer)]

@@ -239,9 +239,9 @@ def test_chat_rows_are_read(tmp_path: Path) -> None:
         ("hello", {"messages_not_list"}),
         ([U, "text"], {"message_not_object"}),
         ([message("bot"), A], {"unknown_role"}),
-        ([message(None), A], {"unknown_role"}),
+        ([message(None), A], {"role_missing"}),
         ([message(["user"]), A], {"unknown_role"}),
-        ([{"content": "x"}, A], {"unknown_role"}),
+        ([{"content": "x"}, A], {"role_missing"}),
         ([message("user", None), A], {"content_not_text"}),
         ([message("user", [{"type": "image_url", "image_url": {}}]), A], {"content_not_text"}),
         ([message("user", []), A], {"content_not_text"}),
@@ -263,9 +263,6 @@ def test_chat_rows_are_read(tmp_path: Path) -> None:
         ([U, message("assistant", "y", weight=True)], {"bad_weight"}),
         ([U, message("assistant", "y", weight=None)], {"bad_weight"}),
         ([message("user", "x", weight=0), A], {"bad_weight"}),
-        ([U, message("assistant", None, tool_calls=[CALL])], {"tool_calls_not_learnt"}),
-        ([U, message("assistant", None, tool_calls=[CALL]), RESULT, A], {"tool_calls_not_learnt"}),
-        ([U, message("assistant", None, function_call=CALL["function"])], {"tool_calls_not_learnt"}),
         ([U, message("assistant", None, tool_calls=[{"id": "1"}])], {"tool_call_broken"}),
         ([U, message("assistant", None, tool_calls=[called("{'x': 1}")])], {"tool_call_broken"}),
         ([U, message("assistant", None, tool_calls=[called("[1]")])], {"tool_call_broken"}),
@@ -296,9 +293,34 @@ def test_tool_definitions_and_other_keys_are_tolerated(tmp_path: Path) -> None:
     result = load(jsonl(tmp_path, [row]))
     assert len(result.examples) == 1
     found = by_code(result.findings)
-    assert found["tools_not_learnt"].severity == "warning"
     assert "mood" in found["unknown_message_key"].message
-    assert set(found) == {"tools_not_learnt", "unknown_message_key"}
+    assert set(found) == {"unknown_message_key"}
+    assert json.loads(result.examples[0].tools[0]) == tool and result.examples[0].parallel_tool_calls is False
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [U, message("assistant", None, tool_calls=[CALL])],
+        [U, message("assistant", None, tool_calls=[CALL]), RESULT, A],
+        [U, message("assistant", None, function_call=CALL["function"])],
+    ],
+)
+def test_rows_with_tool_calls_are_learnt(tmp_path: Path, messages: Any) -> None:
+    result = load(jsonl(tmp_path, [{"messages": messages}]))
+    assert result.findings == [] and result.examples[0].has_tools
+    assert result.examples[0].messages[1].tool_calls[0].name == CALL["function"]["name"]
+
+
+def test_several_calls_where_the_row_forbids_them_are_told(tmp_path: Path) -> None:
+    several = message("assistant", None, tool_calls=[CALL, {**CALL, "id": "2"}])
+    rows = [
+        {"messages": [U, several], "parallel_tool_calls": said} if said is not None else {"messages": [U, several]}
+        for said in (None, True, False)
+    ]
+    result = load(jsonl(tmp_path, rows))
+    assert by_code(result.findings)["parallel_calls_clash"].lines == (3,)
+    assert "message 2" in result.findings[0].message and len(result.examples) == 3
 
 
 def test_rows_without_messages_among_rows_with(tmp_path: Path) -> None:

@@ -106,13 +106,19 @@ def test_formats_are_proposed_by_name(tmp_path: Path, rows: list[dict[str, objec
     assert "recognised by" in proposal.reasons[0]
 
 
-def test_rows_that_cannot_be_learnt_yet_are_proposed_with_a_warning(tmp_path: Path) -> None:
+def test_rows_with_calls_are_proposed_without_a_warning(tmp_path: Path) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     proposal = propose(jsonl(tmp_path, [{"messages": messages}] * 3))
-    assert proposal.data["format"] == "chat"
+    assert proposal.data["format"] == "chat" and proposal.warnings == []
+    assert proposal.samples[0].expected == '[{"name": "f", "arguments": {}}]'
+
+
+def test_rows_that_cannot_be_learnt_yet_are_proposed_with_a_warning(tmp_path: Path) -> None:
+    proposal = propose(jsonl(tmp_path, [{"messages": [{"role": "user", "content": "a"}], "item": 1}] * 3))
+    assert proposal.data["format"] == "openai_rft"
     assert "can be converted" in proposal.warnings[0]
-    assert any("tool calls" in warning for warning in proposal.warnings)
+    assert any("a question without an answer" in warning for warning in proposal.warnings)
 
 
 def test_two_answers_by_their_names(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 from tests.data.makers import jsonl, spec, write
 from tunesmith.data import Example, load_examples, read_rows, scan_examples, streaming
 from tunesmith.data.findings import FindingLog
-from tunesmith.data.streaming import first_rows, scan_rows
+from tunesmith.data.streaming import first_rows, map_in_order, scan_rows
 from tunesmith.data.types import Row
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ResourceError
 
 
 def lines(rows: Sequence[Row | Example], log: FindingLog) -> list[int]:
@@ -82,6 +83,16 @@ def test_several_processes_keep_the_order(tmp_path: Path, small_blocks: None, mo
     assert noted.lines == tuple(n + 1 for n in range(200) if n % 10 == 7)
 
 
+def die(job: int) -> int:
+    return job if job < 3 else os._exit(1)
+
+
+def test_a_process_that_dies_is_said() -> None:
+    with pytest.raises(ResourceError, match="ended before its work was done"):
+        list(map_in_order(die, range(10), processes=2))
+    assert list(map_in_order(abs, range(-9, 0), processes=2)) == list(range(9, 0, -1))
+
+
 def test_packed_files_are_streamed_too(tmp_path: Path, small_blocks: None) -> None:
     path = write(tmp_path, "a.jsonl.gz", gzip.compress(content(200)))
     plain = write(tmp_path, "a.jsonl", content(200))
@@ -104,7 +115,7 @@ def test_packed_files_are_streamed_too(tmp_path: Path, small_blocks: None) -> No
         ("a.txt", "One.\n\n" * 30),
     ],
 )
-def test_other_kinds_are_read_whole_and_looked_at_in_batches(
+def test_other_kinds_are_looked_at_in_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: str
 ) -> None:
     monkeypatch.setattr(streaming, "BATCH", 7)
@@ -130,6 +141,15 @@ def test_what_no_file_of_rows_is_gets_the_same_error(tmp_path: Path, data: str, 
     path = write(tmp_path, "a.jsonl", data)
     with pytest.raises(DataError, match=error):
         scan_rows(path, lines)
+
+
+def test_lines_that_end_with_cr_alone_are_cut_too(tmp_path: Path, small_blocks: None) -> None:
+    path = write(tmp_path, "a.jsonl", content(200, "\r"))
+    with pytest.MonkeyPatch.context() as patch:
+        split_up(patch)
+        scan: Any = scan_rows(path, lines, processes=1)
+    assert len(scan.results) > 10
+    assert [line for part in scan.results for line in part] == [row.line for row in read_rows(path).rows]
 
 
 def test_a_file_of_broken_lines_only(tmp_path: Path) -> None:

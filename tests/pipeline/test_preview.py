@@ -63,6 +63,34 @@ def test_what_is_said_of_the_rows(project):
     json.dumps(made.to_dict(), allow_nan=False)
 
 
+def test_tools_are_shown_as_they_are_rendered_and_learnt(project):
+    """The base has no place for tools in its template, so they are told in plain words."""
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"in": "Oslo"}'}}
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Is day {n} wet?"},
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "1", "content": f"{n} mm"},
+                {"role": "assistant", "content": f"It has {n} mm."},
+            ],
+            "tools": [tool],
+        }
+        for n in range(60)
+    ]
+    (project / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_of(project, f"data.train={project / 'rows.jsonl'}", "task=generation", "data.template=null")
+    made = preview_data(recipe, rows=1)
+    (row,) = made.rows
+    assert row.tools.startswith("tools offered: 1, called: 1; rendered in plain words")
+    text = "".join(text for text, _ in row.preview.tokens)
+    learnt = "".join(text for text, weight in row.preview.tokens if weight)
+    assert 'You may call these tools:\n{"name": "weather"' in text and "result of weather:" in text
+    assert learnt.startswith('call weather {"in": "Oslo"}') and " mm." in learnt and "result" not in learnt
+    assert row.tools in render_preview(made, "tools") and made.to_dict()["rows"][0]["tools"] == row.tools
+
+
 def test_rows_by_id_and_by_line_of_any_part(project):
     recipe = recipe_of(project)
     splits = read_data(recipe).splits

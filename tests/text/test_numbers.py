@@ -55,7 +55,9 @@ def test_padding_by_hand_and_as_the_facts_of_check_say():
 @given(LENGTHS, st.integers(1, 16))
 def test_padding_is_a_share_and_grouping_never_wastes_more(lengths, batch):
     found = token_numbers(ints(*lengths), ints(*lengths), limit=10_000, batch_size=batch)
-    assert 0 <= found.padding.grouped <= found.padding.shuffled + 1e-12 < 1 + 1e-12
+    assert 0 <= found.padding.grouped < 1 and 0 <= found.padding.shuffled < 1
+    if len(lengths) % batch == 0:  # else chance may put the longest row alone into the last, smaller batch
+        assert found.padding.grouped <= found.padding.shuffled + 1e-12
     if batch == 1:
         assert found.padding.shuffled == 0
 

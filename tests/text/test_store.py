@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,3 +115,60 @@ def test_a_store_that_was_not_finished_or_is_damaged_is_refused(tmp_path):
 def test_a_name_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="more than 24 bytes"):
         pack([Sample(np.ones(1, np.int64), np.zeros(1, np.float32), "x" * 25)], id_type(300))
+
+
+def test_a_row_costs_little_until_it_is_looked_at(tmp_path):
+    long = [Sample(np.full(5_000, i % 200), np.ones(5_000, np.float32), f"r{i}") for i in range(300)]
+    store = write(tmp_path / "store", long)
+    tracemalloc.start()
+    listed = [row for row in store if row.supervised]
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(listed) == 300 and held < 300 * 400  # of 60,000 bytes each
+    assert same(listed[7], long[7])
+
+
+def test_a_row_of_a_store_is_a_sample_like_others(tmp_path):
+    row = write(tmp_path / "store", ragged_samples())[5]
+    assert isinstance(row, Sample) and row.supervised == ragged_samples()[5].supervised
+    halved = replace(row, weights=row.weights / 2)
+    assert halved.supervised == row.supervised and np.array_equal(halved.weights, row.weights / 2)
+    sent = pickle.loads(pickle.dumps(row))
+    assert type(sent) is Sample and same(sent, row)
+    with pytest.raises(AttributeError, match="colour"):
+        _ = row.colour
+
+
+def test_bits_that_changed_on_the_disk_are_found(tmp_path):
+    write(tmp_path / "store", ragged_samples())
+    file = tmp_path / "store" / "ids.bin"
+    data = bytearray(file.read_bytes())
+    data[10] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(VerificationError, match=r"ids\.bin is not what was written"):
+        StoredSamples.open(tmp_path / "store")
+    assert len(StoredSamples.open(tmp_path / "store", verify=False)) == len(ragged_samples())
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, 1.0, 0.5, -1.0])), max_size=8), max_size=9
+    ),
+    at_once=st.integers(1, 12),
+)
+@settings(max_examples=60, deadline=None)
+def test_which_rows_learn_one_of_some_tokens(tmp_path_factory, rows, at_once):
+    samples = [
+        Sample(np.array([i for i, _ in row], np.int64), np.array([w for _, w in row], np.float32), str(n))
+        for n, row in enumerate(rows)
+    ]
+    folder = tmp_path_factory.mktemp("stores") / "s"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunesmith.text.store._TOKENS_AT_ONCE", at_once)
+        found = write(folder, samples).learn_any({2, 5}).tolist()
+    assert found == [any(i in (2, 5) and w > 0 for i, w in row) for row in rows]
+
+
+def test_an_id_beyond_the_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="70000 is beyond"):
+        pack([Sample(np.array([70_000]), np.zeros(1, np.float32), "x")], id_type(300))

@@ -108,6 +108,21 @@ def test_conversations_from_a_generator(tmp_path, monkeypatch):
     assert len(opened) == 8
 
 
+def test_progress_is_told_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenising, "_BLOCK", 3)
+    turns = ((f"c{i}", [Message("user", "hi"), Message("assistant", "no")]) for i in range(8))
+    told: list[int] = []
+    tokenise_conversations(Renderer(byte_tokenizer()), turns, tmp_path / "s", loss="assistant", done=told.append)
+    assert told == [3, 6, 8]
+
+
+def test_a_store_made_by_other_code_is_not_used(monkeypatch):
+    renderer = Renderer(byte_tokenizer())
+    before = store_key("rows", renderer, "assistant")
+    monkeypatch.setattr(tokenising, "_versions", lambda: "tomorrow")
+    assert store_key("rows", renderer, "assistant") != before
+
+
 def test_an_interrupted_store_is_none(tmp_path):
     renderer = Renderer(byte_tokenizer())
 

@@ -48,13 +48,11 @@ def parallel_of(values: Mapping[str, Any]) -> bool | None:
 
 
 def expected_of(turns: Sequence[Message]) -> str:
-    """The bare answer: the last turn's text, or its calls as JSON; nothing where a question comes last."""
+    """The bare answer: the last turn's calls as JSON, or its text where it calls nothing; of a question nothing."""
     last = turns[-1]
     if last.role != "assistant":
         return ""
-    if last.content.strip() or not last.tool_calls:
-        return last.content
-    return calls_text(last.tool_calls)
+    return calls_text(last.tool_calls) if last.tool_calls else last.content
 
 
 def calls_text(calls: Sequence[ToolCall]) -> str:
@@ -129,7 +127,9 @@ class _TurnReader:
             self._open = []
             return Message(role, content)
         usable = True
-        if not isinstance(role, str) or role not in _ROLES:
+        if role is None:
+            usable = self._refuse("role_missing", f"message {number}")
+        elif not isinstance(role, str) or role not in _ROLES:
             usable = self._refuse("unknown_role", f"message {number} has {shown(role)}")
         calls: tuple[ToolCall, ...] | None = ()
         if role == "assistant":

@@ -19,13 +19,13 @@ from tunesmith.data.duplicates.shingles import Tell, silent
 from tunesmith.data.duplicates.texts import common_length
 from tunesmith.data.findings import finding, in_order, shortened
 from tunesmith.data.quality import (
+    Seen,
     detectable_difference,
     label_findings,
-    language_findings,
+    look_at_rows,
     noise_findings,
     prompt_findings,
-    sensitive_findings,
-    text_findings,
+    row_findings,
 )
 from tunesmith.data.quality.labels import about_labels
 from tunesmith.data.quality.masking import masked, shown
@@ -51,13 +51,16 @@ def check_examples(
     depth: Depth = "usual",
     near: NearDuplicates | None = None,
     leaks: Leaks | None = None,
+    seen: Seen | None = None,
+    processes: int | None = 1,
     tell: Tell = silent,
 ) -> list[Finding]:
     """Findings about examples that are each fine by themselves.
 
     `examples` may come from several files; copies and conflicts are looked for within each. With `splits`, test and
-    validation rows that were seen before are listed, whole rows and inputs alone, exact and near. `near` and `leaks`
-    are what is known already (of these very examples and splits).
+    validation rows that were seen before are listed, whole rows and inputs alone, exact and near. `near`,
+    `leaks` and `seen` (see `look_at_rows`) are what is known already of these very examples and splits. `processes` may
+    compare rows, None stands for one per core.
     """
     if not examples:
         return [finding("no_usable_rows", CODES["no_usable_rows"].title)]
@@ -65,11 +68,12 @@ def check_examples(
     for example in examples:
         by_source[example.source].append(example)
     found: list[Finding] = []
+    alone = len(by_source) == 1
     for source, rows in by_source.items():
-        found += _file_findings(source, rows, task_type)
-        known = near if len(by_source) == 1 else None
+        found += _file_findings(source, rows, task_type, seen if alone else None)
+        known = near if alone else None
         if known is None and depth != "quick":
-            known = find_near_duplicates(rows, tell=tell)
+            known = find_near_duplicates(rows, tell=tell, processes=processes)
         found += _near_findings(source, rows, known) if known is not None else []
     if task_type == "classification":
         found += label_findings(examples)
@@ -108,15 +112,13 @@ def _apart(held_out: Sequence[Example], seen: Sequence[Example], clusters: Mappi
     return not {clusters[row.id] for row in held_out} & {clusters[row.id] for row in seen}
 
 
-def _file_findings(source: str, rows: Sequence[Example], task_type: str) -> list[Finding]:
+def _file_findings(source: str, rows: Sequence[Example], task_type: str, seen: Seen | None) -> list[Finding]:
     """Everything about the rows of one file but their likeness."""
     found = duplicate_findings(source, rows)
     if any(f.code == "identical_rows" for f in found):
         return found
     found += conflict_findings(source, rows)
-    found += text_findings(source, rows)
-    found += sensitive_findings(source, rows)
-    found += language_findings(source, rows)
+    found += row_findings(source, rows, seen if seen is not None else look_at_rows(source, rows))
     found += prompt_findings(source, rows)
     if task_type == "extraction":
         broken = [row for row in rows if row.kind == "answer" and not is_json_answer(row.expected)]

@@ -20,10 +20,14 @@ class _Occurrences:
 
 
 class FindingLog:
-    """Findings of one file, added line by line. The first occurrence of each (code, field) gives detail and example."""
+    """Findings of one file, added line by line. The first occurrence of each (code, field) gives detail and example.
+
+    `left_out` counts the records that were noted here and became no row. A log can be sent to another process.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self.left_out = 0
         self._kinds: dict[tuple[str, str | None], _Occurrences] = {}
 
     def add(self, code: str, line: int, detail: str = "", *, field: str | None = None) -> None:
@@ -33,12 +37,28 @@ class FindingLog:
             kind = self._kinds[(code, field)] = _Occurrences(line, detail)
         kind.lines.append(line)
 
+    def leave_out(self, code: str, line: int, detail: str = "") -> None:
+        """The same for a record that becomes no row for it."""
+        self.add(code, line, detail)
+        self.left_out += 1
+
     def add_shown(self, code: str, line: int, example: Callable[[], str], detail: str = "") -> None:
         """The same with an excerpt (without secrets), which is made for the first occurrence only."""
         self.add(code, line, detail)
         kind = self._kinds[(code, None)]
         if kind.example is None:
             kind.example = example()
+
+    def absorb(self, later: FindingLog) -> None:
+        """Add all that another log noted further on in the same file."""
+        self.left_out += later.left_out
+        for key, kind in later._kinds.items():
+            known = self._kinds.get(key)
+            if known is None:
+                self._kinds[key] = _Occurrences(kind.first, kind.detail, list(kind.lines), kind.example)
+            else:
+                known.lines += kind.lines
+                known.example = kind.example if known.example is None else known.example
 
     def has(self, code: str) -> bool:
         """Whether `code` was noted at all."""
@@ -52,7 +72,17 @@ class FindingLog:
             more = len(kind.lines) - 1
             others = "" if not more else f" (and {more:,} more)"
             message = f"{CODES[code].title}: line {kind.first}{detail}{others}"
-            made.append(finding(code, message, kind.lines, field=name, source=self.source, example=kind.example))
+            made.append(
+                finding(
+                    code,
+                    message,
+                    kind.lines,
+                    field=name,
+                    source=self.source,
+                    example=kind.example,
+                    detail=kind.detail,
+                )
+            )
         return in_order(made)
 
 
@@ -65,6 +95,7 @@ def finding(
     field: str | None = None,
     source: str | None = None,
     example: str | None = None,
+    detail: str = "",
 ) -> Finding:
     """A finding with severity, reason and fix from the table; `count` is the number of lines unless given."""
     return Finding(
@@ -78,6 +109,7 @@ def finding(
         source=source,
         why=CODES[code].why,
         example=example,
+        detail=detail,
     )
 
 

@@ -3,6 +3,10 @@
 A broken line of JSONL costs that line. In an array, reading goes on at the next line that opens an object with the
 same indentation as the broken one, which is where every usual writer puts the next row; where rows share a line there
 is no such place, and the rest is reported as unread.
+
+An array is read through a window: the parser is given the text that is there, and where a value may only seem broken
+because the text ends, more is read and the value parsed again. So memory holds a few pieces of the file, and an element
+of more than `MAX_ELEMENT` characters, which is nearly always one that is never closed, counts as broken.
 """
 
 from __future__ import annotations
@@ -10,16 +14,26 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data.findings import FindingLog
+from tunesmith.data.sources.decoding import TextStream, line_ends
 from tunesmith.data.types import Row
 
 MAX_DEPTH = 64
 """Deeper nesting is refused: no row of examples needs it, and recursive code after us would fail on it."""
 MAX_BROKEN = 500
-"""Broken elements of one array after which the rest is given up: each costs a scan of the text before it."""
+"""Broken elements of one array after which the rest is given up: it is no array of rows."""
+MAX_ELEMENT = 64 << 20
+"""Characters of one element of an array."""
+_MARGIN = 16
+"""Characters before the end of a text within which an error may be that of a value cut off: `-Infinity`, `\\u00e9`."""
+_KEEP = 1 << 20
+"""Characters behind the place that is read before they are let go."""
+_TAIL = 4_096
+"""Characters kept where the next row is looked for: line end, indentation, brace and first key."""
 
 _FIRST_KEY = re.compile(r'\{\s*("[^"\n]*")\s*:')
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -45,8 +59,11 @@ class JsonParser:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=_refuse)
         self._duplicate: str | None = None
 
-    def parse(self, text: str, start: int | None = None) -> Parsed:
-        """Read one value: the whole of `text`, or the value that begins at `start`."""
+    def parse(self, text: str, start: int | None = None, origin: tuple[int, int] = (0, 0)) -> Parsed:
+        """Read one value: the whole of `text`, or the value that begins at `start`.
+
+        `origin` says how many lines lie before `text`, and how many characters of its first line.
+        """
         self._duplicate = None
         begin = start or 0
         try:
@@ -54,8 +71,9 @@ class JsonParser:
                 (self._decoder.decode(text), len(text)) if start is None else self._decoder.raw_decode(text, start)
             )
         except json.JSONDecodeError as error:
-            problem = f"{error.msg[:1].lower()}{error.msg[1:]} (column {error.colno})"
-            return Parsed(None, error.pos, problem, error.lineno)
+            column = error.colno + (origin[1] if error.lineno == 1 else 0)
+            problem = f"{error.msg[:1].lower()}{error.msg[1:]} (column {column})"
+            return Parsed(None, error.pos, problem, error.lineno + origin[0])
         except RecursionError:
             return Parsed(None, begin, "nested too deeply")
         except ValueError as error:  # NaN, Infinity, or a number longer than Python converts
@@ -102,92 +120,79 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def read_json_lines(text: str, log: FindingLog, bad_byte: str | None, first_line: int = 1) -> tuple[list[Row], int]:
-    """Rows of JSONL and the number of lines left out.
+def read_json_lines(text: str, log: FindingLog, bad_byte: str | None, first_line: int = 1) -> list[Row]:
+    """Rows of JSONL; lines that are none are left out and noted.
 
     `bad_byte` describes the first byte that is not text, if any; `first_line` is the number of the first line.
     """
-    reader, parser = _RowReader(log, bad_byte), JsonParser()
+    parser = JsonParser()
+    rows: list[Row] = []
     for number, line in enumerate(io.StringIO(text, newline=""), first_line):
         if not line.strip():
             log.add("blank_line", number)
-            continue
-        if "\0" in line:
-            reader.refuse("nul_byte", number)
+        elif "\0" in line:
+            log.leave_out("nul_byte", number)
         elif bad_byte and _SURROGATE.search(line):
-            reader.refuse_bytes(number)
-        else:
-            reader.take(parser.parse(line.rstrip("\r\n")), line, 0, number)
-    return reader.rows, reader.left_out
+            log.leave_out("wrong_encoding", number, bad_byte)
+        elif (row := _row(parser.parse(line.rstrip("\r\n")), line, 0, number, log, bad_byte)) is not None:
+            rows.append(row)
+    return rows
 
 
-def read_json_array(text: str, log: FindingLog, bad_byte: str | None) -> tuple[list[Row], int]:
-    """Rows of one JSON array and the number of elements left out; see the module for what happens at broken ones."""
-    reader, parser = _RowReader(log, bad_byte), JsonParser()
-    position = _skip(text, text.index("[") + 1)
-    line, counted, broken = 1, 0, 0
-    while position < len(text) and text[position] != "]":
-        line, counted = line + _newlines(text, counted, position), position
-        start = position
-        parsed = parser.parse(text, start)
+def read_json_array(stream: TextStream, log: FindingLog) -> Iterator[Row]:
+    """Rows of one JSON array; elements that are none are left out and noted, see the module for broken ones."""
+    window, parser = _Window(stream), JsonParser()
+    position = window.skip(window.find("[") + 1)
+    line, broken = 1, 0
+    while not window.at_end(position) and window.text[position] != "]":
+        position = start = window.release(position) if position > _KEEP else position
+        line = window.line_at(start)
+        parsed = _element(window, parser, start)
         if parsed.problem:
             elsewhere = f"on line {parsed.line}: " if parsed.line > line else ""
-            reader.refuse("broken_json", line, elsewhere + parsed.problem)
+            log.leave_out("broken_json", line, elsewhere + parsed.problem)
         else:
-            reader.take(parsed, text, start, line)
-            position = _skip(text, parsed.end)
-            if text[position : position + 1] in ("]", ""):
+            row = _row(parsed, window.text, start, line, log, stream.bad_byte)
+            if row is not None:
+                yield row
+            position = window.skip(parsed.end)
+            if window.at_end(position) or window.text[position] == "]":
                 break
-            if text[position] == ",":
-                position = _skip(text, position + 1)
-                if text[position : position + 1] != "]":
+            if window.text[position] == ",":
+                position = window.skip(position + 1)
+                if window.at_end(position) or window.text[position] != "]":
                     continue
                 log.add("broken_json", line, "a comma after the last element")
                 break
-            log.add("broken_json", line, f"a comma is missing after this element, found {text[position]!r}")
+            log.add("broken_json", line, f"a comma is missing after this element, found {window.text[position]!r}")
         broken += 1
-        after = _next_row(text, start) if broken <= MAX_BROKEN else None
+        after = _next_row(window, start) if broken <= MAX_BROKEN else None
         if after is None:
             log.add("rest_unread", line, "everything after the broken element")
-            return reader.rows, reader.left_out
+            return
         position = after
-    last = line + _newlines(text, counted, position)
-    if position >= len(text):
+    last = window.line_at(position)
+    if window.at_end(position):
         log.add("broken_json", last, "the closing ] of the list is missing")
-    elif text[position + 1 :].strip():
+    elif not window.blank_from(position + 1):
         log.add("broken_json", last, "text after the closing ] of the list")
-    return reader.rows, reader.left_out
 
 
-class _RowReader:
-    """Rows so far; decides for each parsed value whether it is one."""
-
-    def __init__(self, log: FindingLog, bad_byte: str | None) -> None:
-        self.rows: list[Row] = []
-        self.left_out = 0
-        self._log, self._bad_byte = log, bad_byte
-
-    def refuse(self, code: str, line: int, detail: str = "") -> None:
-        self._log.add(code, line, detail)
-        self.left_out += 1
-
-    def refuse_bytes(self, line: int) -> None:
-        self.refuse("wrong_encoding", line, self._bad_byte or "")
-
-    def take(self, parsed: Parsed, text: str, start: int, line: int) -> None:
-        """Keep `parsed`, which was read from `text[start:]`, or report it."""
-        if parsed.problem:
-            self.refuse("broken_json", line, parsed.problem)
-        elif not isinstance(parsed.value, dict):
-            self.refuse("row_not_object", line, f"found {_kind_of(parsed.value)}")
-        elif self._bad_byte and _SURROGATE.search(text, start, parsed.end):
-            self.refuse_bytes(line)
-        elif _SURROGATE_ESCAPE.search(text, start, parsed.end) and _has_surrogate(parsed.value):
-            self.refuse("unpaired_surrogate", line)
-        else:
-            if parsed.duplicate is not None:
-                self._log.add("duplicate_key", line, repr(parsed.duplicate))
-            self.rows.append(Row(parsed.value, line, self._log.source))
+def _row(parsed: Parsed, text: str, start: int, line: int, log: FindingLog, bad_byte: str | None) -> Row | None:
+    """The row that `parsed`, which was read from `text[start:]`, is; or None, and why not is noted."""
+    if parsed.problem:
+        log.leave_out("broken_json", line, parsed.problem)
+    elif not isinstance(parsed.value, dict):
+        log.leave_out("row_not_object", line, f"found {_kind_of(parsed.value)}")
+    elif bad_byte and _SURROGATE.search(text, start, parsed.end):
+        log.leave_out("wrong_encoding", line, bad_byte)
+    elif _SURROGATE_ESCAPE.search(text, start, parsed.end) and _has_surrogate(parsed.value):
+        log.leave_out("unpaired_surrogate", line)
+    else:
+        if parsed.duplicate is not None:
+            log.add("duplicate_key", line, repr(parsed.duplicate))
+        return Row(parsed.value, line, log.source)
+    return None
 
 
 def _has_surrogate(value: Any) -> bool:
@@ -199,27 +204,111 @@ def _kind_of(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _skip(text: str, position: int) -> int:
-    """The next position that is not white space."""
-    match = _SPACE.match(text, position)
-    return match.end() if match else position
+class _Window:
+    """The part of a stream's text that is being read: it grows at its end, and what is read is let go."""
+
+    def __init__(self, stream: TextStream) -> None:
+        self.text = ""
+        self.ended = False
+        self.mid_line = False
+        """Whether the text begins within a line that holds more than white space before it."""
+        self.origin = (0, 0)
+        """Lines before the text, by LF, and characters of its first line before it."""
+        self._pieces = iter(stream)
+        self._line, self._counted = 1, 0
+
+    def more(self) -> bool:
+        """Read on: at least as much again as there is, so that whatever is tried again costs little."""
+        parts, wanted = [self.text], len(self.text)
+        while wanted >= 0:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self.ended = True
+                break
+            parts.append(piece)
+            wanted -= len(piece)
+        self.text = "".join(parts)
+        return len(parts) > 1
+
+    def find(self, character: str) -> int:
+        """Where a character comes first, reading on until it is there; the length of the text if it never is."""
+        while character not in self.text and self.more():
+            pass
+        place = self.text.find(character)
+        return place if place >= 0 else len(self.text)
+
+    def skip(self, position: int) -> int:
+        """The next position that is not white space."""
+        while True:
+            match = _SPACE.match(self.text, position)
+            position = match.end() if match else position
+            if position < len(self.text) or not self.more():
+                return position
+
+    def at_end(self, position: int) -> bool:
+        """Whether there is nothing at a position that `skip` gave."""
+        return position >= len(self.text)
+
+    def blank_from(self, position: int) -> bool:
+        """Whether there is nothing but space from a position on; the window is of no use after it."""
+        return not self.text[position:].strip() and not any(piece.strip() for piece in self._pieces)
+
+    def line_at(self, position: int) -> int:
+        """The number of the line of a position; positions never go back."""
+        if position > self._counted:
+            self._line += line_ends(self.text[self._counted : position])
+            self._counted = position
+        return self._line
+
+    def release(self, position: int) -> int:
+        """Let go of what lies before a position, but for the beginning of a line that holds nothing before it; returns
+        where the position is then.
+        """
+        cut = self.text.rfind("\n", 0, position) + 1
+        self.mid_line = (not cut and self.mid_line) or bool(self.text[cut:position].strip())
+        if self.mid_line:
+            cut = position - (self.text[position - 1 : position + 1] == "\r\n")
+        self.line_at(cut)
+        lines = self.text.count("\n", 0, cut)
+        before = cut - (self.text.rfind("\n", 0, cut) + 1)
+        self.origin = (self.origin[0] + lines, before if lines else self.origin[1] + before)
+        self._counted -= cut
+        self.text = self.text[cut:]
+        return position - cut
 
 
-def _newlines(text: str, start: int, end: int) -> int:
-    """Line ends in `text[start:end]`; neither end may lie inside a CRLF."""
-    return text.count("\n", start, end) + text.count("\r", start, end) - text.count("\r\n", start, end)
+def _element(window: _Window, parser: JsonParser, start: int) -> Parsed:
+    """The value at `start`, for which the window reads on as long as its text may only be cut off."""
+    while True:
+        parsed = parser.parse(window.text, start, window.origin)
+        there = len(window.text)
+        if parsed.problem:
+            cut_off = parsed.end >= there - _MARGIN or parsed.problem.startswith("unterminated string")
+        else:  # a number, or a word of JSON, may go on
+            cut_off = parsed.end == there and window.text[-1] not in '}]"'
+        if not cut_off or window.ended:
+            return parsed
+        if there - start > MAX_ELEMENT:
+            return Parsed(None, start, f"it does not end within {MAX_ELEMENT:,} characters")
+        window.more()
 
 
-def _next_row(text: str, start: int) -> int | None:
+def _next_row(window: _Window, start: int) -> int | None:
     """Where the next line begins an object indented like the one at `start`; None if that one does not begin a line.
 
     Without indentation objects inside a row look like rows, so the first key must be the same too.
     """
-    line_start = text.rfind("\n", 0, start) + 1
-    indent = text[line_start:start]
-    if indent.strip():
+    line_start = window.text.rfind("\n", 0, start) + 1
+    indent = window.text[line_start:start]
+    if indent.strip() or (not line_start and window.mid_line):
         return None
-    key = _FIRST_KEY.match(text, start) if not indent else None
+    key = _FIRST_KEY.match(window.text, start) if not indent else None
     opening = r"(?=\{)" if key is None else r"(?=\{\s*" + re.escape(key.group(1)) + r"\s*:)"
-    match = re.compile(r"\n" + re.escape(indent) + opening).search(text, start)
-    return match.end() if match else None
+    pattern = re.compile(r"\n" + re.escape(indent) + opening)
+    position = start
+    while (match := pattern.search(window.text, position)) is None:
+        if window.ended:
+            return None
+        position = window.release(max(position, len(window.text) - _TAIL))
+        window.more()
+    return match.end()

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.examples import EVERYTHING, examples_from, span_columns
+from tunesmith.data.examples import EVERYTHING, examples_from
 from tunesmith.data.formats import Sample, formats, recognise
 from tunesmith.data.reading import ReadResult, read_rows
+from tunesmith.data.row_readers import span_columns
 from tunesmith.data.shapes import well_known
 from tunesmith.data.sources import address_of
 from tunesmith.data.spans import Span

@@ -1,14 +1,15 @@
 """From a source to rows: open, unpack, decode, recognise the kind, and hand the text to the reader of that kind.
 
 Nothing is lost in silence: every record is either a row or named in a finding with its line, and one broken record
-does not stop the rest from being read. All rows are held in memory; `tunesmith.data.streaming` holds a part at a time.
+does not stop the rest from being read. `open_rows` gives rows as they are read, from a part of the file in memory;
+`read_rows` holds them all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,15 @@ from tunesmith.data.json_rows import JsonParser, read_json_array, read_json_line
 from tunesmith.data.sources.address import Address, address_of
 from tunesmith.data.sources.columnar import file_records, folder_records, hub_records, is_columnar
 from tunesmith.data.sources.databases import postgresql_records, sqlite_records
-from tunesmith.data.sources.packed import Unpacked, packing_of
+from tunesmith.data.sources.decoding import TextStream
 from tunesmith.data.sources.plain_text import looks_tabular, looks_tagged, read_tagged, read_text
 from tunesmith.data.sources.records import rows_of
-from tunesmith.data.tables import read_table
+from tunesmith.data.tables import open_table
 from tunesmith.data.types import Finding, Row
 from tunesmith.errors import DataError
 
 Kind = Literal["jsonl", "json", "csv", "tsv", "text", "conll", "parquet", "arrow", "dataset", "sql"]
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SHAPES = "JSONL, a JSON array, CSV, TSV, Parquet, Arrow or text, as it is or packed with gzip, xz or zstd"
 _HEAD = 400
 """Bytes by which binary files and wide encodings are recognised."""
@@ -40,6 +40,9 @@ _BINARY = {
 _PACKED_ENDINGS = frozenset({".gz", ".xz", ".zst", ".zstd"})
 _TEXT_ENDINGS = frozenset({".txt", ".text", ".md"})
 _TAGGED_ENDINGS = frozenset({".conll", ".bio", ".iob", ".iob2"})
+_LINES_ENDINGS = frozenset({".jsonl", ".ndjson"})
+_LOOK_AT = 50
+"""Lines of which half must be rows where the first is none, before a long text is taken for rows by line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,18 @@ class ReadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """Text, the encoding it was read with, and a note on its first bad byte (then bad bytes are lone surrogates)."""
+class OpenRows:
+    """A source whose rows come as they are asked for; what is wrong with others is noted in `log` on the way.
 
-    text: str
+    `rows` ends with a `DataError` where the source has neither rows nor broken ones. `columns` is None where rows
+    themselves say what columns there are.
+    """
+
+    kind: Kind
     encoding: str
-    bad_byte: str | None = None
+    log: FindingLog
+    columns: tuple[str, ...] | None
+    rows: Iterator[Row]
 
 
 def read_rows(source: str | Path, *, encoding: str = "auto") -> ReadResult:
@@ -71,6 +80,18 @@ def read_rows(source: str | Path, *, encoding: str = "auto") -> ReadResult:
 
     Raises `DataError` where nothing can be read at all: no such file, no permission, an unknown kind of archive, an
     empty file, a header without rows, an encoding that does not exist or does not fit, a database that cannot be asked.
+    """
+    opened = open_rows(source, encoding=encoding)
+    rows = list(opened.rows)
+    columns = opened.columns
+    if columns is None:
+        columns = tuple(dict.fromkeys(name for row in rows for name in row.values))
+    return ReadResult(rows, opened.log.findings(), opened.kind, opened.encoding, columns, opened.log.left_out)
+
+
+def open_rows(source: str | Path, *, encoding: str = "auto") -> OpenRows:
+    """The same for rows that are not all held: of CSV and JSON a few pieces of the file are in memory, of Parquet and
+    Arrow a batch. Raises as `read_rows` does, here or while rows are read.
     """
     address = address_of(source)
     log = FindingLog(address.shown)
@@ -85,53 +106,92 @@ def read_rows(source: str | Path, *, encoding: str = "auto") -> ReadResult:
     head = head_of(address.path)
     if (columnar := is_columnar(head, address.path.suffix.lower())) is not None:
         return _typed(file_records(address, log), log, "parquet" if columnar == "parquet" else "arrow")
-    return _read_text_file(address, encoding, log)
+    return _open_text_file(address, encoding, log)
 
 
-def _typed(found: tuple[tuple[str, ...], Any], log: FindingLog, kind: Kind) -> ReadResult:
+def _typed(found: tuple[tuple[str, ...], Any], log: FindingLog, kind: Kind) -> OpenRows:
     columns, records = found
-    rows, left_out = rows_of(records, log)
-    if not rows and not left_out:
-        raise DataError("there are no rows", where=log.source, expected="at least one row")
-    return ReadResult(rows, log.findings(), kind, "utf-8", columns, left_out)
+
+    def rows() -> Iterator[Row]:
+        some = False
+        for row in rows_of(records, log):
+            some = True
+            yield row
+        if not some and not log.left_out:
+            raise DataError("there are no rows", where=log.source, expected="at least one row")
+
+    return OpenRows(kind, "utf-8", log, columns, rows())
 
 
-def _read_text_file(address: Address, encoding: str, log: FindingLog) -> ReadResult:
+def _open_text_file(address: Address, encoding: str, log: FindingLog) -> OpenRows:
     path = address.path
-    data, damage = _bytes_of(path)
-    name = unpacked_name(path)
-    decoded = decode(str(path), data, encoding)
-    if not decoded.text.strip():
-        what = f"nothing can be unpacked: {damage}" if damage else "the file is empty"
-        raise DataError(what, where=str(path), expected=_SHAPES, fix="check that it was saved")
-    if decoded.encoding.startswith(("latin", "iso-8859", "iso8859", "cp125", "windows")) and _is_utf8(data):
+    stream = TextStream(path, encoding)
+    kind = kind_of(stream)
+    if stream.doubtful:
         log.add("encoding_doubtful", 1, f"data.encoding is {encoding}")
-    del data
-
-    kind = recognise_kind(name, decoded.text, str(path))
-    rows: list[Row]
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
     if kind == "jsonl":
-        rows, left_out = read_json_lines(decoded.text, log, decoded.bad_byte)
+        rows = _lines_of(stream, log)
     elif kind == "json":
-        rows, left_out = read_json_array(decoded.text, log, decoded.bad_byte)
-    elif kind == "text":
-        rows, left_out = read_text(decoded.text, log, decoded.bad_byte)
-    elif kind == "conll":
-        rows, left_out = read_tagged(decoded.text, log, decoded.bad_byte)
+        rows = read_json_array(stream, log)
+    elif kind in ("text", "conll"):
+        text = stream.whole()
+        rows = (read_text if kind == "text" else read_tagged)(text, log, stream.bad_byte)
     else:
-        table = read_table(decoded.text, log, decoded.bad_byte, prefer_tab=name.suffix.lower() in {".tsv", ".tab"})
-        rows, left_out, columns = table.rows, table.left_out, table.columns
+        prefer_tab = unpacked_name(path).suffix.lower() in {".tsv", ".tab"}
+        table = open_table(stream, log, prefer_tab=prefer_tab)
+        rows, columns = table.rows, table.columns
         kind = "tsv" if table.delimiter == "\t" else "csv"
-    if kind not in ("csv", "tsv"):
-        columns = tuple(dict.fromkeys(name for row in rows for name in row.values))
-    if damage is not None:
-        log.add("rest_unread", _line_count(decoded.text), damage)
-        left_out += 1
-    if not rows and not left_out:
+    return OpenRows(kind, stream.encoding, log, columns, _to_the_end(rows, stream, log, kind))
+
+
+def _lines_of(stream: TextStream, log: FindingLog) -> Iterator[Row]:
+    for text, first_line in stream.blocks():
+        yield from read_json_lines(text, log, stream.bad_byte, first_line)
+
+
+def _to_the_end(rows: Iterator[Row], stream: TextStream, log: FindingLog, kind: Kind) -> Iterator[Row]:
+    """The rows, and what is known when there are no more: where the archive broke off, that there was none."""
+    some = False
+    for row in rows:
+        some = True
+        yield row
+    stream.drain()
+    if stream.damage is not None:
+        log.leave_out("rest_unread", stream.last_line, stream.damage)
+    if not some and not log.left_out:
         what = "the list is empty" if kind == "json" else "there is a header but no row"
-        raise DataError(what, where=str(path), expected="at least one row", fix="check how the file was made")
-    return ReadResult(rows, log.findings(), kind, decoded.encoding, columns, left_out)
+        raise DataError(what, where=str(stream.path), expected="at least one row", fix="check how the file was made")
+
+
+def kind_of(stream: TextStream) -> Kind:
+    """The kind of a text, by its beginning, or by all of it where the beginning does not say.
+
+    Raises `DataError` for an empty text, and as `recognise_kind` does.
+    """
+    path, (text, complete) = stream.path, stream.head()
+    head = text.lstrip()
+    if not head:
+        what = f"nothing can be unpacked: {stream.damage}" if stream.damage else "the file is empty"
+        raise DataError(what, where=str(path), expected=_SHAPES, fix="check that it was saved")
+    name = unpacked_name(path)
+    if not complete and not _head_says(head, name.suffix.lower()):
+        text = stream.whole()
+    return recognise_kind(name, text, str(path))
+
+
+def _head_says(head: str, suffix: str) -> bool:
+    """Whether the beginning of a text is enough to recognise it: an object over many lines looks like broken lines as
+    long as its end is not in sight, and of a list the whole first line may matter.
+    """
+    if head.startswith("["):
+        return suffix not in _LINES_ENDINGS or "\n" in head
+    if not head.startswith("{"):
+        return True
+    lines = [line.strip() for line in head.split("\n", _LOOK_AT)[:_LOOK_AT] if line.strip()]
+    parser = JsonParser()
+    objects = [isinstance(parser.parse(line).value, dict) for line in lines]
+    return objects[0] or sum(objects) >= len(objects) / 2
 
 
 def source_sha256(source: str | Path) -> str:
@@ -179,100 +239,6 @@ def head_of(path: Path) -> bytes:
     return head
 
 
-def _bytes_of(path: Path) -> tuple[bytes, str | None]:
-    """The file's bytes, unpacked, and what broke the archive off."""
-    packing = packing_of(head_of(path))
-    try:
-        if packing is None:
-            return path.read_bytes(), None
-        unpacked = Unpacked(path, packing)
-        return b"".join(unpacked), unpacked.damage
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error}", where=str(path), expected="a readable file") from error
-
-
-def decode(where: str, data: bytes, encoding: str, first_line: int = 1) -> Decoded:
-    """Text of `data`; bad bytes of UTF-8 stay in it as lone surrogates (PEP 383) so that rows can be told apart.
-
-    `first_line` is the number of the line with which `data` begins. Raises `DataError` for an encoding that does not
-    exist or does not fit, and for UTF-16 and UTF-32, which are named.
-    """
-    name = "utf-8" if encoding == "auto" else encoding
-    if encoding == "auto" and (wide := _wide_encoding(data)):
-        raise DataError(
-            f"the file is not UTF-8 but looks like {wide}",
-            where=where,
-            expected="UTF-8",
-            fix=f"set data.encoding: {wide}, or save the file as UTF-8",
-        )
-    try:
-        text = data.decode(name)
-    except UnicodeDecodeError as error:
-        note = _bad_byte(data, error, name, first_line)
-        if name.lower().replace("_", "-") not in {"utf-8", "utf8", "utf-8-sig"}:
-            raise DataError(
-                f"the file is not {name}: {note}",
-                where=where,
-                expected=f"text in {name}",
-                fix="remove data.encoding if the file is UTF-8, or try cp1252 or latin-1",
-            ) from error
-        return _named(data.decode("utf-8", errors="surrogateescape"), name, note)
-    except (LookupError, UnicodeError, ValueError) as error:
-        raise DataError(
-            f"there is no text encoding called {encoding!r}",
-            where="data.encoding",
-            expected="auto, utf-8, latin-1, cp1252, utf-16 or another name Python knows",
-        ) from error
-    if _SURROGATE.search(text):  # some of Python's codecs make them
-        raise DataError(f"read as {name}, the file holds half characters", where=where, fix="correct data.encoding")
-    return _named(text, name, None)
-
-
-def _named(text: str, encoding: str, bad_byte: str | None) -> Decoded:
-    if text.startswith("\ufeff"):
-        return Decoded(text[1:], "utf-8-sig" if encoding == "utf-8" else encoding, bad_byte)
-    return Decoded(text, encoding.lower(), bad_byte)
-
-
-def _bad_byte(data: bytes, error: UnicodeDecodeError, encoding: str, first_line: int) -> str:
-    """Where the first bad byte is, and what it would be in the encodings people mostly mean."""
-    before = data[: error.start].decode(encoding, errors="replace")
-    line = _line_count(before) + first_line - 1
-    line_start = max(data.rfind(b"\n", 0, error.start), data.rfind(b"\r", 0, error.start)) + 1
-    byte = data[error.start : error.start + 1]
-    readings = {name: byte.decode(name, errors="ignore") for name in ("latin-1", "cp1252")}
-    guesses = ", ".join(f"{name} reads {char!r}" for name, char in readings.items() if char and char.isprintable())
-    place = f"byte 0x{byte[0]:02X} on line {line}, byte {error.start - line_start + 1} of that line, is not {encoding}"
-    return f"{place}; {guesses}" if guesses else place
-
-
-def _wide_encoding(data: bytes) -> str | None:
-    """UTF-16 or UTF-32 by its mark, or UTF-16 without one by every second byte being NUL."""
-    if data.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
-        return "utf-32"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    head = data[:400]
-    if len(head) >= 8:
-        half = len(head) // 2
-        if head[1::2].count(0) > 0.8 * half and head[0::2].count(0) == 0:
-            return "utf-16-le"
-        if head[0::2].count(0) > 0.8 * half and head[1::2].count(0) == 0:
-            return "utf-16-be"
-    return None
-
-
-def _is_utf8(data: bytes) -> bool:
-    """Whether the bytes are UTF-8 with at least one character beyond ASCII."""
-    if data.isascii():
-        return False
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def recognise_kind(name: Path, text: str, where: str) -> Kind:
     """The kind of a text, by the first character and line, then by the name of the file.
 
@@ -283,14 +249,14 @@ def recognise_kind(name: Path, text: str, where: str) -> Kind:
     suffix = name.suffix.lower()
     if head.startswith("["):
         # A row may be a list by mistake; a file whose first line is a whole value, and has more lines, is JSONL.
-        if suffix in {".jsonl", ".ndjson"} and JsonParser().parse(first_line).value is not None and head != first_line:
+        if suffix in _LINES_ENDINGS and JsonParser().parse(first_line).value is not None and head != first_line:
             return "jsonl"
         if suffix in {".csv", ".tsv", ".tab"} and not head[1:].lstrip().startswith(("{", "[", "]")):
             return "csv"
         return "json"
     if head.startswith("{"):
         return _objects(suffix, head, first_line, where)
-    if suffix in {".jsonl", ".ndjson"}:
+    if suffix in _LINES_ENDINGS:
         return "jsonl"
     if suffix == ".json":
         raise DataError(
@@ -303,11 +269,6 @@ def recognise_kind(name: Path, text: str, where: str) -> Kind:
     if suffix in _TEXT_ENDINGS and not looks_tabular(text):
         return "text"
     return "csv"
-
-
-def _line_count(text: str) -> int:
-    """The number of the last line."""
-    return text.count("\n") + text.count("\r") - text.count("\r\n") + 1
 
 
 def _objects(suffix: str, head: str, first_line: str, where: str) -> Kind:

@@ -3,9 +3,10 @@
     scan = scan_rows("rows.jsonl", look, processes=2)
 
 A JSONL file, packed or not, is cut into blocks of whole lines by one process, which only counts line ends, and each
-block is decoded, parsed and looked at by a worker; what comes back is findings and whatever `look` made of the rows. So
-memory holds a few blocks, and the order of results is that of the file. Everything else is read whole, by `read_rows`,
-and looked at in batches: a CSV's open quotation mark or a JSON array's broken element can reach over any distance.
+block is decoded, parsed and looked at by a worker. Of everything else one process reads the rows, as a CSV's open
+quotation mark or a JSON array's broken element can reach over any distance, and workers look at them in batches. What
+comes back is findings and whatever `look` made of the rows. So memory holds a few blocks, and the order of results is
+that of the file; only plain text, tagged text and encodings other than UTF-8 are read whole.
 """
 
 from __future__ import annotations
@@ -15,31 +16,36 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tunesmith.data.findings import FindingLog
-from tunesmith.data.json_rows import JsonParser, read_json_lines
-from tunesmith.data.reading import decode, head_of, read_rows, recognise_kind, unpacked_name
-from tunesmith.data.sources.address import address_of
+from tunesmith.data.json_rows import read_json_lines
+from tunesmith.data.reading import head_of, kind_of, open_rows
+from tunesmith.data.sources.address import Address, address_of
 from tunesmith.data.sources.columnar import is_columnar
+from tunesmith.data.sources.decoding import TextStream, decode
 from tunesmith.data.sources.packed import Unpacked, packing_of
 from tunesmith.data.types import Finding, Row
-from tunesmith.errors import DataError
+from tunesmith.errors import ResourceError
 
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 BLOCK = 4 << 20
 """Bytes of a block: some thousand rows, and small beside what a worker makes of them."""
 BATCH = 5_000
-"""Rows looked at together where a source is read whole."""
-_LOOK_AT = 50
-"""Lines of which one must be a row."""
+"""Rows looked at together where they are not in blocks of lines."""
 _WORTH_PROCESSES = 16 << 20
-"""Bytes below which starting workers costs more than it saves."""
+"""Bytes of a file below which starting workers costs more than it saves."""
+_WORTH_BATCHES = 4
+"""The same in batches, for sources that are no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +71,39 @@ class _Block:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen(Generic[Result]):
-    """What a worker sends back; notes are the arguments of `FindingLog.add`."""
-
-    result: Result
-    notes: list[tuple[str, int, str, str | None]]
-    rows: int
-    left_out: int
-    columns: tuple[str, ...]
-
-
-class NoteTaker(FindingLog):
-    """A log that keeps what is noted in the order it came, so that another log can be told."""
+class _Gathered(Generic[Result]):
+    """What came back so far."""
 
     def __init__(self, source: str) -> None:
-        super().__init__(source)
-        self.notes: list[tuple[str, int, str, str | None]] = []
+        self.log = FindingLog(source)
+        self.results: list[Result] = []
+        self.rows = 0
+        self.columns: dict[str, None] = {}
 
-    def add(self, code: str, line: int, detail: str = "", *, field: str | None = None) -> None:
-        """Note one occurrence of `code` on `line` (1-based)."""
-        self.notes.append((code, line, detail, field))
+    def take(self, seen: _Seen[Result]) -> None:
+        """Add what came of the next block."""
+        self.results.append(seen.result)
+        self.rows += seen.rows
+        self.columns.update(dict.fromkeys(seen.columns))
+        self.log.absorb(seen.log)
 
-    def has(self, code: str) -> bool:
-        """Whether `code` was noted at all."""
-        return any(note[0] == code for note in self.notes)
+    def finished(
+        self, earlier: Sequence[Finding], left_out: int = 0, columns: tuple[str, ...] | None = None
+    ) -> Scan[Result]:
+        """The scan, with what the reader of a whole source found and left out."""
+        left_out += self.log.left_out
+        findings = [*earlier, *self.log.findings()]
+        return Scan(self.results, findings, self.rows + left_out, left_out, columns or tuple(self.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen(Generic[Result]):
+    """What a worker sends back."""
+
+    result: Result
+    log: FindingLog
+    rows: int
+    columns: tuple[str, ...]
 
 
 def scan_rows(
@@ -97,57 +111,79 @@ def scan_rows(
 ) -> Scan[Result]:
     """Read all rows of a source and hand them to `look`, in blocks and in the order of the source.
 
-    `processes` is the number of workers, by default one per core; small files are looked at in this process. Raises
+    `processes` is the number of workers, by default one per core; small sources are looked at in this process. Raises
     `DataError` where nothing can be read at all; see `read_rows`.
     """
     address = address_of(source)
-    first = _first_block(address.path, encoding) if address.kind == "file" else None
-    if first is None:
-        return _scan_whole(source, look, encoding)
-    log = FindingLog(address.shown)
-    blocks = _Blocks(address.path, address.shown)
-    workers = processes if processes is not None else os.cpu_count() or 1
-    if workers == 1 or address.path.stat().st_size < _WORTH_PROCESSES:
-        seen: Iterator[_Seen[Result]] = (_look_at(block, look) for block in blocks)
-        return _gather(seen, log, blocks)
-    with ProcessPoolExecutor(workers, mp_context=_context()) as pool:
-        return _gather(_in_order(pool, blocks, look, workers), log, blocks)
+    if _is_lines(address, encoding):
+        blocks = _Blocks(address.path, address.shown)
+        scan = _gather(partial(_look_at_block, look=look), blocks, address, processes)
+        if blocks.damage is not None:
+            scan.log.leave_out("rest_unread", blocks.last_line, blocks.damage)
+        return scan.finished(())
+    opened = open_rows(source, encoding=encoding)
+    batches = _batches(opened.rows)
+    scan = _gather(partial(_look_at_rows, look=look, source=address.shown), batches, address, processes)
+    return scan.finished(opened.log.findings(), opened.log.left_out, opened.columns)
 
 
 def first_rows(source: str | Path, count: int, *, encoding: str = "auto") -> tuple[list[Row], tuple[str, ...]]:
-    """The first rows of a source and their columns: for deciding what they are. A JSONL file is not read further."""
-    address = address_of(source)
-    block = _first_block(address.path, encoding) if address.kind == "file" else None
-    if block is None:
-        read = read_rows(source, encoding=encoding)
-        return read.rows[:count], read.columns
-    seen = _look_at(block, _keep_rows)
-    return seen.result[:count], seen.columns
+    """The first rows of a source, and the columns of somewhat more: for deciding what they are."""
+    opened = open_rows(source, encoding=encoding)
+    rows = list(islice(opened.rows, max(count, BATCH)))
+    columns = opened.columns
+    if columns is None:
+        columns = _columns(rows)
+    return rows[:count], columns
 
 
-def _keep_rows(rows: Sequence[Row], log: FindingLog) -> list[Row]:
-    return list(rows)
+def map_in_order(
+    work: Callable[[Given], Result], jobs: Iterable[Given], processes: int | None = None, *, fresh: bool = False
+) -> Iterator[Result]:
+    """`work` done on each job, on all cores; results in the order of the jobs, of which few are under way at a time.
 
-
-def _first_block(path: Path, encoding: str) -> _Block | None:
-    """The first block of a file of JSONL in UTF-8; None for everything else, which is read whole."""
-    head = head_of(path)
-    if encoding not in ("auto", "utf-8") or is_columnar(head, path.suffix.lower()) is not None:
-        return None
-    block = next(iter(_Blocks(path, str(path))), None)
-    if block is None or not block.data.strip():
-        return None
+    `work` and its jobs go to other processes: a function of a module, or `functools.partial` of one. With one process
+    everything is done here. `fresh` processes begin empty, for callers that hold much: a copy of a process shares its
+    memory only until either of them writes to it, and counting references and collecting garbage does. Raises
+    `ResourceError` where one of them dies.
+    """
+    workers = processes if processes is not None else os.cpu_count() or 1
+    if workers == 1:
+        yield from map(work, jobs)
+        return
     try:
-        text = decode(str(path), block.data, encoding).text
-        if recognise_kind(unpacked_name(path), text, str(path)) != "jsonl":
-            return None
-    except DataError:  # said by `read_rows`, with the whole file at hand
-        return None
-    # An object over many lines looks like JSONL as long as its end is not in sight.
-    lines = [line.strip() for line in text.split("\n", _LOOK_AT)[:_LOOK_AT] if line.strip()]
-    parser = JsonParser()
-    whole = lines[0] not in ("{", "[") and any(isinstance(parser.parse(line).value, dict) for line in lines)
-    return block if whole else None
+        with ProcessPoolExecutor(workers, mp_context=_context(fresh)) as pool:
+            waiting: deque[Future[Result]] = deque()
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > workers + 1:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a process that looks at a part of the rows ended before its work was done",
+            expected=f"room for {workers} processes",
+            fix="free some memory; a script of your own must call Tunesmith under if __name__ == '__main__':",
+        ) from error
+
+
+def _is_lines(address: Address, encoding: str) -> bool:
+    """Whether a source is a file of JSONL in UTF-8, which can be cut anywhere between two lines."""
+    if address.kind != "file" or encoding not in ("auto", "utf-8"):
+        return False
+    if is_columnar(head_of(address.path), address.path.suffix.lower()) is not None:
+        return False
+    return kind_of(TextStream(address.path, encoding)) == "jsonl"
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while batch := list(islice(rows, BATCH)):
+        yield batch
+
+
+def _columns(rows: Iterable[Row]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for row in rows for name in row.values))
 
 
 class _Blocks:
@@ -169,12 +205,14 @@ class _Blocks:
         for chunk in chunks:
             parts.append(chunk)
             size += len(chunk)
-            if size < BLOCK or b"\n" not in chunk:
+            if size < BLOCK or (b"\n" not in chunk and b"\r" not in chunk):
                 continue
             data = b"".join(parts)
-            end = data.rindex(b"\n") + 1
-            yield _Block(data[:end], first, self.source)
-            first += _line_ends(data[:end])
+            # Old files end their lines with CR alone; one at the very end may be half of a CRLF.
+            end = (data.rfind(b"\n") if b"\n" in data else data.rfind(b"\r", 0, len(data) - 1)) + 1
+            if end:
+                yield _Block(data[:end], first, self.source)
+                first += _line_ends(data[:end])
             parts, size = [data[end:]], len(data) - end
         rest = b"".join(parts)
         if rest:
@@ -193,56 +231,42 @@ def _line_ends(data: bytes) -> int:
     return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
-def _look_at(block: _Block, look: Look[Result]) -> _Seen[Result]:
-    """The work on one block, in a worker."""
-    log = NoteTaker(block.source)
+def _look_at_block(block: _Block, look: Look[Result]) -> _Seen[Result]:
+    """The work on one block of lines, in a worker."""
+    log = FindingLog(block.source)
     data = block.data.removeprefix(b"\xef\xbb\xbf") if block.first_line == 1 else block.data
     try:
         text, bad_byte = data.decode(), None
     except UnicodeDecodeError:
         decoded = decode(block.source, data, "utf-8", block.first_line)
         text, bad_byte = decoded.text, decoded.bad_byte
-    rows, left_out = read_json_lines(text, log, bad_byte, block.first_line)
-    columns = tuple(dict.fromkeys(name for row in rows for name in row.values))
-    return _Seen(look(rows, log), log.notes, len(rows), left_out, columns)
+    rows = read_json_lines(text, log, bad_byte, block.first_line)
+    return _Seen(look(rows, log), log, len(rows), _columns(rows))
 
 
-def _in_order(pool: ProcessPoolExecutor, blocks: _Blocks, look: Look[Result], workers: int) -> Iterator[_Seen[Result]]:
-    """Results in the order of the blocks, with no more blocks under way than keep the workers busy."""
-    waiting: deque[Future[_Seen[Result]]] = deque()
-    for block in blocks:
-        waiting.append(pool.submit(_look_at, block, look))
-        if len(waiting) > workers + 1:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _look_at_rows(rows: Sequence[Row], look: Look[Result], source: str) -> _Seen[Result]:
+    """The work on rows that were read already, in a worker."""
+    log = FindingLog(source)
+    return _Seen(look(rows, log), log, len(rows), _columns(rows))
 
 
-def _gather(seen: Iterator[_Seen[Result]], log: FindingLog, blocks: _Blocks) -> Scan[Result]:
-    results: list[Result] = []
-    columns: dict[str, None] = {}
-    rows = left_out = 0
-    for part in seen:
-        results.append(part.result)
-        rows += part.rows
-        left_out += part.left_out
-        columns.update(dict.fromkeys(part.columns))
-        for code, line, detail, field in part.notes:
-            log.add(code, line, detail, field=field)
-    if blocks.damage is not None:
-        log.add("rest_unread", blocks.last_line, blocks.damage)
-        left_out += 1
-    return Scan(results, log.findings(), rows + left_out, left_out, tuple(columns))
+def _gather(
+    work: Callable[[Given], _Seen[Result]], jobs: Iterable[Given], address: Address, processes: int | None
+) -> _Gathered[Result]:
+    gathered: _Gathered[Result] = _Gathered(address.shown)
+    if address.kind == "file" and address.path.stat().st_size < _WORTH_PROCESSES:
+        processes = 1
+    elif address.kind != "file" and processes is None:
+        rest = iter(jobs)
+        jobs = list(islice(rest, _WORTH_BATCHES))
+        processes = None if len(jobs) == _WORTH_BATCHES else 1
+        jobs = chain(jobs, rest)
+    for seen in map_in_order(work, jobs, processes):
+        gathered.take(seen)
+    return gathered
 
 
-def _scan_whole(source: str | Path, look: Look[Result], encoding: str) -> Scan[Result]:
-    read = read_rows(source, encoding=encoding)
-    log = FindingLog(read.rows[0].source if read.rows else str(source))
-    results = [look(read.rows[start : start + BATCH], log) for start in range(0, len(read.rows), BATCH)]
-    return Scan(results, [*read.findings, *log.findings()], len(read.rows) + read.left_out, read.left_out, read.columns)
-
-
-def _context() -> Any:
-    """Workers are copies of this process where that is safe: with threads or torch in it, they start afresh."""
+def _context(fresh: bool) -> Any:
+    """Workers are copies of this process where that is wanted and safe: not with threads or torch in it."""
     plain = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
-    return multiprocessing.get_context("fork" if plain else "spawn")
+    return multiprocessing.get_context("fork" if plain and not fresh else "spawn")

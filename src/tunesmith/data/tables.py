@@ -2,6 +2,9 @@
 
 Strict, because a lenient parser turns one open quotation mark into a single cell that swallows every row behind it.
 A record that breaks the rules is reported and reading starts again on the line after its first.
+
+The text is read as a stream: memory holds the lines from the record that is being read to the farthest that was looked
+at, and a cell ends at the latest after `MAX_CELL` characters.
 """
 
 from __future__ import annotations
@@ -12,26 +15,30 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from typing import Any, Literal
 
 from tunesmith.data.findings import FindingLog
+from tunesmith.data.sources.decoding import TextStream
 from tunesmith.data.types import Row
 from tunesmith.errors import DataError
 
+MAX_CELL = 64 << 20
+"""Characters of a cell; a longer one is nearly always a quotation mark that is never closed."""
 _SURROGATE = re.compile(r"[\udc80-\udcff]")
 _SNIFF_LINES = 200
-_MAX_REREAD = 20
-"""Lines may be read again this many times the file's length before the rest is given up (a bound on hostile files)."""
+_MAX_REREAD, _FREE_REREAD = 20, 200_000
+"""Lines may be read again this many times as often as there were lines so far, and so many besides, before the rest is
+given up: a bound on hostile files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a delimited file. `left_out` counts reported records."""
+    """A delimited text: what its header says, and its rows as they are read."""
 
-    rows: list[Row]
     columns: tuple[str, ...]
     delimiter: str
-    left_out: int
+    rows: Iterator[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,54 +51,103 @@ class _Record:
     problem: str = ""
 
 
-def read_table(text: str, log: FindingLog, bad_byte: str | None, *, prefer_tab: bool) -> Table:
-    """Read a delimited text whose first record is the header.
+def open_table(stream: TextStream, log: FindingLog, *, prefer_tab: bool) -> Table:
+    """Read the header of a delimited text, and make ready to read its rows; records that are none are noted.
 
     The delimiter (comma, semicolon, tab) is the one under which the header has several cells and the next records
     agree with it. Raises `DataError` if the header itself cannot be read.
     """
-    lines = list(io.StringIO(text, newline=""))
-    with _cells_of_any_length(len(text)):
-        delimiter = _delimiter(lines, prefer_tab)
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-        if delimiter == "\t" and '"' in text and _quotes_are_text(lines):
-            quoting = csv.QUOTE_NONE
-            log.add("quotes_literal", next(i for i, line in enumerate(lines, 1) if '"' in line))
-        return _rows(_records(lines, delimiter, quoting), delimiter, log, bad_byte, nul="\0" in text)
+    lines = _Lines(_lines(stream))
+    delimiter = _delimiter(lines.first(_SNIFF_LINES), prefer_tab)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+    if delimiter == "\t" and (first_quote := _literal_quotes(stream)) is not None:
+        quoting = csv.QUOTE_NONE
+        log.add("quotes_literal", first_quote)
+    records = _records(lines, delimiter, quoting)
+    columns = _header(records, log, stream)
+    return Table(columns, delimiter, _rows(records, columns, log, stream))
+
+
+def _lines(stream: TextStream) -> Iterator[str]:
+    for text, _ in stream.blocks():
+        yield from io.StringIO(text, newline="")
+
+
+class _Lines:
+    """Lines that can be read again from any place that was not let go."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.seen = 0
+        """How many there were so far."""
+        self._rest = lines
+        self._kept: list[str] = []
+
+    def first(self, count: int) -> Sequence[str]:
+        """The first lines, which stay to be read."""
+        self._keep(islice(self._rest, count - len(self._kept)))
+        return self._kept[:count]
+
+    def since(self, number: int) -> Iterator[str]:
+        """Lines from a number on (0-based)."""
+        while True:
+            place = number - (self.seen - len(self._kept))
+            if place == len(self._kept) and not self._keep(islice(self._rest, 1)):
+                return
+            yield self._kept[place]
+            number += 1
+
+    def release(self, number: int) -> None:
+        """Let go of the lines before a number, now and then."""
+        behind = number - (self.seen - len(self._kept))
+        if behind >= 1_000 or behind == len(self._kept):
+            del self._kept[:behind]
+
+    def _keep(self, lines: Iterator[str]) -> bool:
+        before = len(self._kept)
+        self._kept += lines
+        self.seen += len(self._kept) - before
+        return len(self._kept) > before
 
 
 @contextmanager
-def _cells_of_any_length(length: int) -> Iterator[None]:
-    """Raise the parser's process-wide limit on the length of a cell, and put it back."""
-    before = csv.field_size_limit(max(csv.field_size_limit(), length + 1))
+def _cells_up_to(length: int) -> Iterator[None]:
+    """Set the parser's process-wide limit on the length of a cell, and put it back."""
+    before = csv.field_size_limit(length)
     try:
         yield
     finally:
         csv.field_size_limit(before)
 
 
-def _records(lines: Sequence[str], delimiter: str, quoting: Literal[0, 3]) -> Iterator[_Record]:
+def _next(reader: Any) -> list[str] | None:
+    """The next record's cells; the limit holds for this call only, not between two."""
+    with _cells_up_to(MAX_CELL):
+        return next(reader, None)
+
+
+def _records(lines: _Lines, delimiter: str, quoting: Literal[0, 3]) -> Iterator[_Record]:
     """All records in order, blank ones included (no cells); broken ones carry a problem."""
     position, reread = 0, 0
-    while position < len(lines):
-        reader = csv.reader(
-            map(lines.__getitem__, range(position, len(lines))), delimiter=delimiter, quoting=quoting, strict=True
-        )
+    while True:
+        reader = csv.reader(lines.since(position), delimiter=delimiter, quoting=quoting, strict=True)
         start = position
         try:
-            for cells in reader:
+            while (cells := _next(reader)) is not None:
                 end = position + reader.line_num
                 yield _Record(start + 1, end, cells)
+                lines.release(end)
                 start = end
             return
         except csv.Error as error:
             yield _Record(start + 1, start + 1, [], _in_words(error))
             reread += position + reader.line_num - start
         position = start + 1
-        if reread > _MAX_REREAD * len(lines) + 10_000:
-            for number in range(position, len(lines)):
-                if lines[number].strip():
-                    yield _Record(number + 1, number + 1, [], "not read, as too many records before it are broken")
+        lines.release(position)
+        if reread > _MAX_REREAD * lines.seen + _FREE_REREAD:
+            for number, line in enumerate(lines.since(position), position + 1):
+                if line.strip():
+                    yield _Record(number, number, [], "not read, as too many records before it are broken")
+                lines.release(number)
             return
 
 
@@ -101,37 +157,32 @@ def _in_words(error: csv.Error) -> str:
         return "a quotation mark is opened and never closed"
     if "expected after" in text:
         return "something other than the delimiter follows a closing quotation mark"
+    if "field limit" in text:
+        return f"a cell is longer than {MAX_CELL:,} characters, or a quotation mark is opened and never closed"
     return text
 
 
-def _rows(records: Iterator[_Record], delimiter: str, log: FindingLog, bad_byte: str | None, *, nul: bool) -> Table:
-    columns = _header(records, log, bad_byte)
-    rows: list[Row] = []
-    left_out = 0
+def _rows(records: Iterator[_Record], columns: tuple[str, ...], log: FindingLog, stream: TextStream) -> Iterator[Row]:
     width = len(columns)
     for record in records:
-        cells, line = record.cells, record.first
+        line, cells = record.first, record.cells
         if not cells and not record.problem:
             log.add("blank_line", line)
-            continue
-        if record.problem:
-            log.add("broken_csv", line, record.problem)
+        elif record.problem:
+            log.leave_out("broken_csv", line, record.problem)
         elif len(cells) != width:
             span = f", and the record runs on to line {record.last}" if record.last > record.first else ""
             code = "too_few_cells" if len(cells) < width else "too_many_cells"
-            log.add(code, line, f"{len(cells)} instead of {width}{span}")
-        elif nul and any("\0" in cell for cell in cells):
-            log.add("nul_byte", line)
-        elif bad_byte and any(_SURROGATE.search(cell) for cell in cells):
-            log.add("wrong_encoding", line, bad_byte)
+            log.leave_out(code, line, f"{len(cells)} instead of {width}{span}")
+        elif stream.has_nul and any("\0" in cell for cell in cells):
+            log.leave_out("nul_byte", line)
+        elif stream.bad_byte and any(_SURROGATE.search(cell) for cell in cells):
+            log.leave_out("wrong_encoding", line, stream.bad_byte)
         else:
-            rows.append(Row(dict(zip(columns, cells, strict=True)), line, log.source))
-            continue
-        left_out += 1
-    return Table(rows, columns, delimiter, left_out)
+            yield Row(dict(zip(columns, cells, strict=True)), line, log.source)
 
 
-def _header(records: Iterator[_Record], log: FindingLog, bad_byte: str | None) -> tuple[str, ...]:
+def _header(records: Iterator[_Record], log: FindingLog, stream: TextStream) -> tuple[str, ...]:
     """Column names: stripped, never empty, never twice."""
     record = next(records)
     while not record.cells and not record.problem:
@@ -142,7 +193,7 @@ def _header(records: Iterator[_Record], log: FindingLog, bad_byte: str | None) -
         raise DataError(f"the header cannot be read: {record.problem}", where=where, expected="one name per column")
     if any(_SURROGATE.search(cell) for cell in record.cells):
         raise DataError(
-            f"the header is not UTF-8: {bad_byte}",
+            f"the header is not UTF-8: {stream.bad_byte}",
             where=where,
             expected="UTF-8",
             fix="save the file as UTF-8, or try data.encoding: latin-1 or cp1252",
@@ -163,13 +214,13 @@ def _header(records: Iterator[_Record], log: FindingLog, bad_byte: str | None) -
     return tuple(names)
 
 
-def _delimiter(lines: Sequence[str], prefer_tab: bool) -> str:
+def _delimiter(head: Sequence[str], prefer_tab: bool) -> str:
     """The delimiter under which most of the first records are as wide as a header of several cells."""
     candidates = ("\t", ",", ";") if prefer_tab else (",", ";", "\t")
     best, best_score = candidates[0], (0.0, 0)
-    head = lines[:_SNIFF_LINES]
     for candidate in candidates:
-        widths = [len(cells) for cells in csv.reader(head, delimiter=candidate) if cells]
+        with _cells_up_to(sum(map(len, head)) + 1):
+            widths = [len(cells) for cells in csv.reader(head, delimiter=candidate) if cells]
         if widths and widths[0] > 1:
             score = (sum(width == widths[0] for width in widths) / len(widths), widths[0])
             if score > best_score:
@@ -177,10 +228,15 @@ def _delimiter(lines: Sequence[str], prefer_tab: bool) -> str:
     return best
 
 
-def _quotes_are_text(lines: Sequence[str]) -> bool:
-    """Whether a tab-separated text is broken when quotation marks quote, and flawless when they do not."""
-    quoted = _records(lines, "\t", csv.QUOTE_MINIMAL)
+def _literal_quotes(stream: TextStream) -> int | None:
+    """The first line with a quotation mark of a tab-separated text that is broken when quotation marks quote, and
+    flawless when they do not. The file is read for it once or twice more, but nothing of it is kept.
+    """
+    first = next((number for number, line in enumerate(_lines(stream.again()), 1) if '"' in line), None)
+    if first is None:
+        return None
+    quoted = _records(_Lines(_lines(stream.again())), "\t", csv.QUOTE_MINIMAL)
     if not any(record.problem for record in quoted):
-        return False
-    widths = {len(record.cells) for record in _records(lines, "\t", csv.QUOTE_NONE) if record.cells}
-    return len(widths) == 1
+        return None
+    plain = _records(_Lines(_lines(stream.again())), "\t", csv.QUOTE_NONE)
+    return first if len({len(record.cells) for record in plain if record.cells}) == 1 else None

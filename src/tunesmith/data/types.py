@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "info"]
@@ -30,11 +30,23 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Toolset:
+    """The tools a model is offered: JSON texts of OpenAI's definitions, in order.
+
+    `parallel` False says that at most one may be called in a turn (OpenAI's `parallel_tool_calls`), None says nothing.
+    """
+
+    definitions: tuple[str, ...]
+    parallel: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn. `weight` 0 keeps an assistant turn out of the loss (OpenAI's `weight`).
 
     `name` is who speaks, `tool_calls` what an assistant calls (its `content` may then be empty), and `tool_call_id`
-    the call that a turn of the role `tool` answers.
+    the call that a turn of the role `tool` answers. `tools` is set on the first question of a conversation that is
+    made for a model (`offering`); in an `Example` they stand beside the messages.
     """
 
     role: str
@@ -43,6 +55,18 @@ class Message:
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    tools: Toolset | None = None
+
+
+def offering(
+    messages: Sequence[Message], definitions: Sequence[str], parallel: bool | None = None
+) -> tuple[Message, ...]:
+    """A conversation whose first question offers tools; as it is where there are none, or no question."""
+    first = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+    if first is None or not definitions:
+        return tuple(messages)
+    asked = replace(messages[first], tools=Toolset(tuple(definitions), parallel))
+    return (*messages[:first], asked, *messages[first + 1 :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +146,8 @@ def _kind(messages: tuple[Message, ...], rejected: tuple[Message, ...], rating: 
 class Finding:
     """One kind of problem, with every line it occurs on (never shortened here).
 
-    `why` says what it does to a model, `example` is an excerpt of one occurrence without personal data and secrets.
+    `why` says what it does to a model, `example` is an excerpt of one occurrence without personal data and secrets,
+    `detail` what is particular about the first occurrence.
     """
 
     code: str
@@ -135,6 +160,7 @@ class Finding:
     source: str | None = None
     why: str = ""
     example: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data import check_examples, infer_task, load_examples
+from tunesmith.data import check_examples, infer_task
 from tunesmith.data.checks import Depth
 from tunesmith.data.duplicates import LeakedRow
 from tunesmith.data.examples import EVERYTHING, examples_from
 from tunesmith.data.findings import in_order
 from tunesmith.data.fixing import Fixed, fix_rows
+from tunesmith.data.looking import load_and_look
 from tunesmith.data.quality import detectable_difference, rows_to_detect
 from tunesmith.data.reading import read_rows
 from tunesmith.data.types import Finding
@@ -114,13 +115,19 @@ def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: boo
 
 
 def check_file(path: Path, listener: Listener = lambda event: None, *, quick: bool = False) -> CheckReport:
-    """Check a bare file of rows, without recipe and model."""
-    result = load_examples(Data(train=str(path)), path)
+    """Check a bare file of rows, without recipe and model: of any size, on all cores."""
+    result, seen = load_and_look(Data(train=str(path)), path)
     found = list(result.findings)
     if result.examples:
         depth: Depth = "quick" if quick else "full"
-        task_type = infer_task(result.examples)
-        found += check_examples(result.examples, task_type=task_type, depth=depth, tell=progress(listener))
+        found += check_examples(
+            result.examples,
+            task_type=infer_task(result.examples),
+            depth=depth,
+            seen=seen,
+            processes=None,
+            tell=progress(listener),
+        )
     return CheckReport(tuple(in_order(found)))
 
 

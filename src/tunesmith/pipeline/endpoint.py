@@ -69,6 +69,10 @@ class FailedError(AskError):
         super().__init__(str(told))
 
 
+class SilentError(FailedError):
+    """No answer after all attempts, which another question may still get: the server was busy, or lost too often."""
+
+
 @dataclass(slots=True)
 class Budget:
     """Ceilings of tokens and money, over all requests ever made for one output.
@@ -112,7 +116,8 @@ class Endpoint:
     """Where to ask, and how.
 
     url: up to and including the version, such as `http://127.0.0.1:8000/v1`. key: sent as bearer token, never shown.
-    attempts: of one question. sleep: waits so many seconds.
+    attempts: of one question. sleep: waits so many seconds. retried: hears why an attempt failed that is followed by
+    another one, also from several threads.
     """
 
     url: str
@@ -121,6 +126,7 @@ class Endpoint:
     timeout: float = 120.0
     attempts: int = 6
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    retried: Callable[[str], None] = field(default=lambda why: None, repr=False)
 
     @property
     def host(self) -> str:
@@ -149,7 +155,7 @@ class Endpoint:
         Raises
         ------
         RefusedError: for this question alone. OverBudgetError: before the request that could exceed the budget.
-        FailedError: for all questions.
+        SilentError: no answer after all attempts. FailedError: for all questions.
         """
         body = json.dumps({"model": self.model, "messages": list(turns), "max_tokens": max_tokens, **options}).encode()
         bound = token_bound(turns)
@@ -159,6 +165,7 @@ class Endpoint:
             why = ""
             for attempt in range(self.attempts):
                 if attempt:
+                    self.retried(why)
                     self.sleep(_pause(attempt, asked))
                 budget.reserve(bound, max_tokens)
                 try:
@@ -181,7 +188,8 @@ class Endpoint:
                 reply = replace(reply, lost=(lost * bound, lost * max_tokens))
                 budget.correct((bound, max_tokens), (reply.input_tokens, reply.output_tokens))
                 return reply
-            raise self._failed(f"the endpoint did not answer in {self.attempts} attempts: {why}", "repeat it later")
+            what = f"the endpoint did not answer in {self.attempts} attempts: {why}"
+            raise SilentError(EngineError(what, where=self.host, fix="repeat it later"))
         except AskError as error:
             error.lost = (lost * bound, lost * max_tokens)
             raise

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from tunesmith.data import check_examples, infer_task, load_examples, make_splits
 from tunesmith.data.checks import Depth, split_leaks
 from tunesmith.data.duplicates import LeakedRow, NearDuplicates, find_near_duplicates
 from tunesmith.data.duplicates.shingles import Tell, silent
+from tunesmith.data.examples import LoadResult
+from tunesmith.data.on_disk import is_large, load_on_disk
 from tunesmith.data.reading import source_sha256
 from tunesmith.data.template import refuse_unknown_specials
 from tunesmith.data.types import Example, Finding, Splits
@@ -20,14 +23,16 @@ from tunesmith.models.training_text import TrainingTextRecord, seen_in_training
 from tunesmith.models.vocabulary import AddedTokens
 from tunesmith.pipeline.opening import open_base
 from tunesmith.pipeline.planning import plan_engine
+from tunesmith.pipeline.tokens import rendered, those, token_findings, tokenised
 from tunesmith.recipe.resolve import Choice, Facts, resolve
-from tunesmith.recipe.schema import Data, MetricName, Recipe, TaskType
+from tunesmith.recipe.schema import Data, Recipe, TaskType
 from tunesmith.tasks import fit_task
-from tunesmith.tasks.conversation import training_conversation
 from tunesmith.tasks.types import Task
+from tunesmith.text.numbers import sample_counts
 from tunesmith.text.preview import LengthFacts, length_facts
 from tunesmith.text.render import Renderer
 from tunesmith.text.types import Sample
+from tunesmith.training.calibration import cache_folder
 from tunesmith.training.planner import MemoryPlan
 from tunesmith.training.trackers import require_trackers
 
@@ -74,7 +79,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A recipe without `auto`, and all that training and evaluation need."""
+    """A recipe without `auto`, and all that training and evaluation need.
+
+    `train` and `validation` are in memory where there is little of them, else in a store on the disk.
+    """
 
     recipe: Recipe
     choices: tuple[Choice, ...]
@@ -84,8 +92,8 @@ class Prepared:
     base: LoadedBase
     added: AddedTokens | None
     renderer: Renderer
-    train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
+    train: Sequence[Sample]
+    validation: Sequence[Sample]
     lengths: LengthFacts
     findings: tuple[Finding, ...]
     seen_test_rows: tuple[str, ...]
@@ -106,7 +114,7 @@ def read_data(recipe: Recipe, *, depth: Depth = "usual", listener: Listener | No
         path = getattr(spec, part)
         if path is None:
             continue
-        result = load_examples(spec, path, task_type=wanted)
+        result = _load(spec, path, wanted)
         findings += result.findings
         left_out += result.left_out
         loaded[part] = result
@@ -141,6 +149,13 @@ def read_data(recipe: Recipe, *, depth: Depth = "usual", listener: Listener | No
     return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out, leaks["test"])
 
 
+def _load(spec: Data, path: str | Path, task_type: str) -> LoadResult:
+    """The examples of a file; those of a large one stay on the disk and are read when they are looked at."""
+    if is_large(spec, path):
+        return load_on_disk(spec, path, cache_folder(), task_type=task_type)
+    return load_examples(spec, path, task_type=task_type)
+
+
 def progress(listener: Listener | None) -> Tell:
     """Progress of the data room as events; what is done within a second is not told."""
     if listener is None:
@@ -161,11 +176,19 @@ def progress(listener: Listener | None) -> Tell:
     return tell
 
 
-def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    rows: Rows,
+    at_most: int | None = None,
+    kept: Recipe | None = None,
+    *,
+    listener: Listener = lambda event: None,
+) -> Prepared:
     """Load the base, render and tokenise, decide every `auto`.
 
     `kept` is the recipe of this run's earlier part, if there is one. With `at_most`, of more training rows only about
-    so many are tokenised (and every one that may be too long): enough to look at, not to train on.
+    so many are tokenised (and every one that may be too long): enough to look at, not to train on. Without it, many
+    rows are tokenised once and kept for the next run; `listener` hears of that.
     """
     require_trackers(recipe.train)
     base, added = open_base(recipe)
@@ -176,10 +199,16 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe
     task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation, *splits.test])
     _refuse_what_does_not_fit(recipe, task)
     looked_at = _thinned(splits.train, at_most, base.context)
-    train = _samples(renderer, task, looked_at, recipe)
-    validation = _samples(renderer, task, splits.validation, recipe)
-    lengths = length_facts(train, base.context)
-    answers = [s.supervised for s in (*train, *validation)]
+
+    def samples(part: str, examples: Sequence[Example]) -> Sequence[Sample]:
+        if at_most is not None:
+            return rendered(examples, renderer, task, recipe)
+        return tokenised(examples, renderer, task, recipe, part=part, sources=rows.sources, listener=listener)
+
+    train, validation = samples("train", looked_at), samples("validation", splits.validation)
+    counts, held_out = sample_counts(train), sample_counts(validation)
+    lengths, supervised = counts
+    longest_answer = int(max((c.max() for c in (supervised, held_out[1]) if len(c)), default=1))
     facts = Facts(
         task_type=rows.task_type,
         answer_form=getattr(task, "form", None),
@@ -188,20 +217,19 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe
         validation_rows=len(splits.validation),
         parameters=base.parameters,
         context=base.context,
-        longest_row_tokens=min(lengths.longest, base.context),
-        mean_row_tokens=lengths.mean,
-        longest_answer_tokens=max(answers, default=1),
+        longest_row_tokens=min(int(lengths.max(initial=0)), base.context),
+        mean_row_tokens=int(lengths.sum()) / len(lengths) if len(lengths) else 0.0,
+        longest_answer_tokens=longest_answer,
         device="cuda" if base.model.device.type == "cuda" else "cpu",
         bf16_supported=base.model.device.type == "cuda",
         has_chat_template=bool(getattr(base.tokenizer, "chat_template", None)),
-        metric_default=cast(MetricName, next(iter(task.metrics))),
+        metric_default=next(iter(task.metrics)),
         data_format=_format(rows.format, recipe.data),
     )
     resolved, choices = resolve(recipe, facts)
     limit = int(resolved.train.max_length)
-    planned = plan_engine(
-        resolved, base, added, [s for s in train if s.supervised and len(s.ids) <= limit], kept, validation=validation
-    )
+    learnt = those(train, (supervised > 0) & (lengths <= limit))
+    planned = plan_engine(resolved, base, added, learnt, kept, validation=validation)
     return Prepared(
         recipe=planned.recipe,
         choices=(*choices, *planned.choices),
@@ -212,9 +240,9 @@ def prepare(recipe: Recipe, rows: Rows, at_most: int | None = None, kept: Recipe
         added=added,
         renderer=renderer,
         train=train,
-        validation=tuple(s for s in validation if len(s.ids) <= limit),
+        validation=those(validation, held_out[0] <= limit),
         lengths=length_facts(train, limit),
-        findings=(*rows.findings, *_token_findings(renderer, train, looked_at, limit)),
+        findings=(*rows.findings, *token_findings(renderer, train, looked_at, counts, limit)),
         seen_test_rows=_seen(base, splits.test),
     )
 
@@ -227,15 +255,9 @@ def _refuse_what_does_not_fit(recipe: Recipe, task: Task) -> None:
         )
 
 
-def trainable_samples(prepared: Prepared) -> tuple[Sample, ...]:
+def trainable_samples(prepared: Prepared) -> Sequence[Sample]:
     """The training samples that fit; longer ones are left out, never cut (the findings name them)."""
-    limit = int(prepared.recipe.train.max_length)
-    return tuple(s for s in prepared.train if len(s.ids) <= limit)
-
-
-def _samples(renderer: Renderer, task: Task, examples: Sequence[Example], recipe: Recipe) -> tuple[Sample, ...]:
-    conversations = [training_conversation(task, example) for example in examples]
-    return tuple(renderer.samples(conversations, recipe.train.loss, [example.id for example in examples]))
+    return those(prepared.train, sample_counts(prepared.train)[0] <= int(prepared.recipe.train.max_length))
 
 
 def _thinned(examples: Sequence[Example], at_most: int | None, context: int) -> Sequence[Example]:
@@ -248,42 +270,6 @@ def _thinned(examples: Sequence[Example], at_most: int | None, context: int) -> 
     chosen = set(range(0, len(examples), -(-len(examples) // at_most)))
     chosen |= {i for i, e in enumerate(examples) if sum(len(m.content.encode()) for m in e.messages) > context // 2}
     return [examples[i] for i in sorted(chosen)]
-
-
-def _token_findings(
-    renderer: Renderer, samples: Sequence[Sample], examples: Sequence[Example], limit: int
-) -> list[Finding]:
-    """What only tokens can tell: rows that do not fit, rows that do not end."""
-    long = [(s, e) for s, e in zip(samples, examples, strict=True) if len(s.ids) > limit]
-    found = []
-    if long:
-        lost = sum(s.supervised for s, _ in long)
-        found.append(
-            Finding(
-                code="row_too_long",
-                severity="error" if len(long) == len(samples) else "warning",
-                message=f"{len(long)} row(s) are longer than {limit} tokens and are left out of training "
-                f"({lost} supervised tokens)",
-                fix="shorten these rows, or use a base with a longer context; nothing is ever cut",
-                count=len(long),
-                lines=tuple(e.line for _, e in long),
-                source=long[0][1].source,
-            )
-        )
-    endless = [e for s, e in zip(samples, examples, strict=True) if s.supervised and not renderer.ends_turn(s)]
-    if endless:
-        found.append(
-            Finding(
-                code="end_not_learnt",
-                severity="warning",
-                message=f"in {len(endless)} row(s) no token that ends the answer is learnt: the model may never stop",
-                fix="choose a base.chat_template whose assistant turns end with an end-of-turn token",
-                count=len(endless),
-                lines=tuple(e.line for e in endless),
-                source=endless[0].source,
-            )
-        )
-    return found
 
 
 def _seen(base: LoadedBase, test: Sequence[Example]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.tasks.conversation import training_conversation
 from tunesmith.text.numbers import TokenNumbers, sample_counts, token_numbers
 from tunesmith.text.preview import TokenPreview, preview
+from tunesmith.text.render import Tools
 from tunesmith.text.templates import Origin, template_origin
 from tunesmith.training.calibration import TimeForecast
 
@@ -30,12 +31,13 @@ Part = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True, slots=True)
 class ShownRow:
-    """One row of a part, token by token."""
+    """One row of a part, token by token. `tools` says which it offers and calls, and how they are rendered."""
 
     part: Part
     source: str
     line: int
     preview: TokenPreview
+    tools: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def _first(prepared: Prepared, count: int, limit: int) -> tuple[ShownRow, ...]:
         chosen = [*chosen[: count - 1], long]
     by_id = {example.id: example for example in prepared.rows.splits.train}
     return tuple(
-        _shown("train", by_id[sample.example_id], made)
+        _shown("train", by_id[sample.example_id], made, prepared.renderer.tools)
         for sample, made in zip(chosen, preview(prepared.renderer, chosen, limit), strict=True)
     )
 
@@ -151,7 +153,10 @@ def _named(prepared: Prepared, wanted: Sequence[str], limit: int) -> tuple[Shown
     turns = [training_conversation(prepared.task, example) for _, example in found]
     samples = list(prepared.renderer.samples(turns, prepared.recipe.train.loss, [example.id for _, example in found]))
     made = preview(prepared.renderer, samples, limit)
-    return tuple(_shown(part, example, shown) for (part, example), shown in zip(found, made, strict=True))
+    return tuple(
+        _shown(part, example, shown, prepared.renderer.tools)
+        for (part, example), shown in zip(found, made, strict=True)
+    )
 
 
 def _find(rows: Rows, name: str) -> list[tuple[Part, Example]]:
@@ -171,8 +176,17 @@ def _find(rows: Rows, name: str) -> list[tuple[Part, Example]]:
     return found
 
 
-def _shown(part: Part, example: Example, made: TokenPreview) -> ShownRow:
-    return ShownRow(part, Path(example.source).name, example.line, made)
+def _shown(part: Part, example: Example, made: TokenPreview, tools: Tools) -> ShownRow:
+    return ShownRow(part, Path(example.source).name, example.line, made, _about_tools(example, tools))
+
+
+def _about_tools(example: Example, rendered: Tools) -> str:
+    """Nothing for a row without tools."""
+    if not example.has_tools:
+        return ""
+    calls = sum(len(message.tool_calls) for message in example.messages)
+    how = "by the chat template" if rendered == "template" else "in plain words, as the chat template has none"
+    return f"tools offered: {len(example.tools)}, called: {calls}; rendered {how}"
 
 
 def _row(shown: ShownRow) -> dict[str, Any]:
@@ -182,6 +196,7 @@ def _row(shown: ShownRow) -> dict[str, Any]:
         "part": shown.part,
         "source": shown.source,
         "line": shown.line,
+        "tools": shown.tools,
         "tokens": [
             {"id": id_, "text": text, "weight": weight, "special": special}
             for id_, (text, weight), special in zip(made.ids, made.tokens, made.special, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tunesmith.data.types import Example, Message
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.comparison import Comparison
 from tunesmith.inference.torch_engine import TorchEngine
+from tunesmith.inference.types import Generation
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder
 from tunesmith.tasks.conversation import asking_conversation
@@ -32,10 +33,23 @@ class Model:
 
     def chat(self, messages: Sequence[Message], *, filled: bool = False) -> str:
         """The next turn of a conversation. User turns are put into the recipe's template unless they are `filled`."""
-        turns = [Message("user", self._prompt(m.content)) if m.role == "user" and not filled else m for m in messages]
+        return self._next(messages, (), None, filled=filled).text
+
+    def reply(self, messages: Sequence[Message], tools: Sequence[str] = (), parallel: bool | None = None) -> Message:
+        """The same as a message, which may call one of `tools` (JSON texts of OpenAI's definitions)."""
+        made = self._next(messages, tools, parallel, filled=False)
+        return Message("assistant", made.beside if made.calls else made.text, tool_calls=made.calls)
+
+    def _next(
+        self, messages: Sequence[Message], tools: Sequence[str], parallel: bool | None, *, filled: bool
+    ) -> Generation:
+        turns = [
+            replace(m, content=self._prompt(m.content)) if m.role == "user" and not filled else m for m in messages
+        ]
         if self.recipe.data.system and not any(m.role == "system" for m in turns):
             turns.insert(0, Message("system", self.recipe.data.system))
-        example = Example("asked", (*turns, Message("assistant", "")), "", 0, "chat")
+        answered = (*turns, Message("assistant", ""))
+        example = Example("asked", answered, "", 0, "chat", tools=tuple(tools), parallel_tool_calls=parallel)
         conversation = asking_conversation(self.task, example)
         tokens = self.engine.count_tokens(conversation)
         if not tokens:
@@ -46,8 +60,8 @@ class Model:
                 "the conversation is longer than the model's context", expected=f"at most {self.engine.context} tokens"
             )
         limit = min(room, int(self.recipe.evaluate.max_new_tokens))
-        text = next(iter(self.engine.generate([conversation], limit))).text
-        return self._bare(text)
+        made = next(iter(self.engine.generate([conversation], limit)))
+        return made if made.calls else replace(made, text=self._bare(made.text))
 
     def _prompt(self, question: str | Mapping[str, Any]) -> str:
         template = self.recipe.data.template

@@ -138,10 +138,10 @@ def _run_stages(recipe: Recipe, folder: RunFolder, through: Through, events: Eve
     if is_pairs(recipe):
         return _train_pairs(recipe, folder, through, events, tell)
     with _stage(events, "check", "reading and checking the data"):
-        rows = read_data(recipe)
+        rows = read_data(recipe, listener=tell)
         if any(f.severity == "error" for f in rows.findings):
             raise DataFindingsError(rows.findings)
-        prepared = prepare(recipe, rows, kept=_earlier(folder))
+        prepared = prepare(recipe, rows, kept=_earlier(folder), listener=tell)
         errors = [f for f in prepared.findings if f.severity == "error"]
         if errors:
             raise DataFindingsError(prepared.findings)
@@ -409,4 +409,4 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _tuples(kept: dict[str, Any]) -> dict[str, Any]:
-    return {**kept, "caveats": tuple(kept["caveats"])}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}

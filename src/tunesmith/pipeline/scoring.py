@@ -28,8 +28,10 @@ class ValidationScore:
         asked = [self._asked[i] for i in self._fitting]
         for i, generation in zip(self._fitting, self._engine.generate(asked, self._limit), strict=True):
             texts[i], ended[i] = generation.text, generation.stopped
-        parsed = [self._task.parse(text) for text in texts]
-        self._measures = answer_measures(parsed, [self._task.target(row) for row in self._rows], ended)
+        parsed = [self._task.read(text, row) for text, row in zip(texts, self._rows, strict=True)]
+        # Right answers read like given ones: a target may be of another form, such as several references.
+        right = [self._task.read(self._task.reply(row.expected), row) for row in self._rows]
+        self._measures = answer_measures(parsed, right, ended)
         return quick_score(self._task, texts, self._rows)
 
     def answers(self) -> Mapping[str, float]:

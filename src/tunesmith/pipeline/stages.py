@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunesmith.data.template import cell_text
 from tunesmith.evaluation.comparison import Comparison, compare, evaluate_candidate, metric_values
 from tunesmith.evaluation.prompts import PromptCandidate, choose_k
 from tunesmith.evaluation.retrieval import Retriever
@@ -20,7 +21,7 @@ from tunesmith.pipeline.training import TUNED
 from tunesmith.runs import RunFolder
 from tunesmith.verdict.costs import candidate_costs
 from tunesmith.verdict.decision import decide
-from tunesmith.verdict.types import CandidateCost, Verdict
+from tunesmith.verdict.types import CandidateCost, Limits, Verdict, Volume
 
 
 def run_baselines(prepared: Prepared, folder: RunFolder, listener: Listener) -> list[Evaluation]:
@@ -57,7 +58,28 @@ def compare_all(prepared: Prepared, evaluations: Sequence[Evaluation]) -> Compar
         resamples=spec.bootstrap,
         confidence=spec.confidence,
         seed=prepared.recipe.train.seed,
+        clusters=_clusters(prepared),
     )
+
+
+def _clusters(prepared: Prepared) -> dict[str, str] | None:
+    """By test row, what it hangs together with: the value of `data.split.group_by`; a row without one is alone."""
+    column = prepared.recipe.data.split.group_by
+    if column is None:
+        return None
+    values = {example.id: example.values.get(column) for example in prepared.rows.splits.test}
+    if all(value is None for value in values.values()):
+        return None
+    return {row: f"row {row}" if value is None else f"group {cell_text(value)}" for row, value in values.items()}
+
+
+def _slices(prepared: Prepared) -> dict[str, list[str]]:
+    """Test rows by the task's divisions, such as `label refund`."""
+    slices: dict[str, list[str]] = {}
+    for example in prepared.rows.splits.test:
+        for division, value in prepared.task.slices(example).items():
+            slices.setdefault(f"{division} {value}", []).append(example.id)
+    return slices
 
 
 def compare_without_leaks(prepared: Prepared, evaluations: Sequence[Evaluation]) -> Comparison | None:
@@ -78,6 +100,7 @@ def compare_without_leaks(prepared: Prepared, evaluations: Sequence[Evaluation])
             resamples=spec.bootstrap,
             confidence=spec.confidence,
             seed=seed,
+            clusters=_clusters(prepared),
         )
         clean.append(replace(evaluation, rows=rows, metrics=metrics))
     return compare_all(prepared, clean)
@@ -129,6 +152,10 @@ def decide_run(
         costs=costs,
         caveats=caveats,
         assumptions={**recipe.verdict.prices.model_dump(), "requests_per_month": recipe.goal.requests_per_month},
+        margin=recipe.verdict.margin,
+        volume=Volume(recipe.goal.requests_per_month, recipe.verdict.months),
+        limits=Limits(gates=recipe.verdict.gates, slice_loss=recipe.verdict.slice_loss),
+        slices=_slices(prepared),
     )
 
 
@@ -216,6 +243,7 @@ def _evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, liste
         resamples=spec.bootstrap,
         confidence=spec.confidence,
         seed=prepared.recipe.train.seed,
+        clusters=_clusters(prepared),
         on_progress=progress(listener, "evaluate" if candidate.name == TUNED else "baselines", candidate.name),
     )
     if stage.result is None:

@@ -22,9 +22,10 @@ from typing import Any
 
 from tunesmith.data import check_examples, make_splits
 from tunesmith.data.duplicates import leaked_rows
-from tunesmith.data.examples import ExampleMaker, RowReader
 from tunesmith.data.findings import FindingLog
+from tunesmith.data.making import ExampleMaker
 from tunesmith.data.reading import read_rows
+from tunesmith.data.row_readers import RowReader
 from tunesmith.data.types import Content, Example, Finding, Message, Row
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.pipeline.endpoint import Budget, Endpoint

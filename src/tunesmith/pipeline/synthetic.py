@@ -33,6 +33,8 @@ from tunesmith.pipeline.prepare import Listener
 from tunesmith.runs import EventLog, read_events
 from tunesmith.tasks.conversation import asking_conversation
 from tunesmith.tasks.types import Task
+from tunesmith.text.plain_tools import in_plain_words
+from tunesmith.text.render import offered_by
 
 JOURNAL = "journal.jsonl"
 Kind = Literal["paraphrase", "teacher"]
@@ -88,10 +90,14 @@ def paraphrase_requests(
 def teacher_requests(
     parents: Sequence[Example], task: Task, model: str, *, max_tokens: int, options: Mapping[str, Any]
 ) -> list[Request]:
-    """The parents' questions, asked as a model that was not tuned is asked: with the full instruction."""
+    """The parents' questions, asked as a model that was not tuned is asked: with the full instruction.
+
+    Tools are told in plain words, which any endpoint takes.
+    """
     made = []
     for parent in parents:
         asked = asking_conversation(task, parent, full=True)
+        asked = in_plain_words(asked, offered_by(asked))
         turns = tuple({"role": message.role, "content": message.content} for message in asked)
         made.append(_request("teacher", parent, turns, model, max_tokens, options))
     return made

@@ -15,15 +15,17 @@ from typing import Any, Literal, Protocol
 
 from tunesmith.data.duplicates import leaked_rows, normalised
 from tunesmith.data.duplicates.shingles import jaccard, shingle_set
-from tunesmith.data.examples import ExampleMaker, FormatReader, RowReader, TableReader, row_reader
 from tunesmith.data.findings import FindingLog
 from tunesmith.data.formats import Writer
+from tunesmith.data.making import ExampleMaker
+from tunesmith.data.row_readers import FormatReader, RowReader, TableReader, row_reader
 from tunesmith.data.streaming import first_rows
 from tunesmith.data.types import Example, Row
 from tunesmith.errors import DataError
 from tunesmith.pipeline.synthetic import Entry, Kind, Request, texts_in
 from tunesmith.recipe.schema import Data
 from tunesmith.tasks.types import Task
+from tunesmith.text.answers import ReadAnswer, read_answer
 
 NEAR = 0.8
 """Likeness of character 5-grams from which a rewording is no other text than its parent."""
@@ -99,16 +101,16 @@ class WrittenForm:
     def reworded(self, example: Example, text: str) -> dict[str, Any]:
         """The row with another last question."""
         place = max(i for i, message in enumerate(example.prompt) if message.role == "user")
-        return self._with(example, place, text, example.expected)
-
-    def answered(self, example: Example, answer: str) -> dict[str, Any]:
-        """The row with another last answer."""
-        return self._with(example, len(example.messages) - 1, answer, answer)
-
-    def _with(self, example: Example, place: int, text: str, expected: str) -> dict[str, Any]:
         messages = list(example.messages)
         messages[place] = replace(messages[place], content=text)
-        return self.writer.write(replace(example, messages=tuple(messages), expected=expected))
+        return self.writer.write(replace(example, messages=tuple(messages)))
+
+    def answered(self, example: Example, answer: str) -> dict[str, Any]:
+        """The row with another last answer; of a row with tools, with the calls in it."""
+        read = read_answer(answer) if example.has_tools else ReadAnswer(answer)
+        last = replace(example.messages[-1], content=read.content, tool_calls=read.calls)
+        made = replace(example, messages=(*example.prompt, last), expected=read.expected_form)
+        return self.writer.write(made)
 
 
 def row_form(spec: Data, column: str | None = None) -> tuple[RowForm, RowReader]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from tunesmith.text.store import StoredSamples
 from tunesmith.text.types import Sample
 
 Counts = npt.NDArray[np.int64]
@@ -74,7 +75,9 @@ class TokenNumbers:
 
 
 def sample_counts(samples: Sequence[Sample]) -> tuple[Counts, Counts]:
-    """Tokens and supervised tokens of each sample."""
+    """Tokens and supervised tokens of each sample; of stored ones without reading them."""
+    if isinstance(samples, StoredSamples):
+        return samples.lengths, samples.supervised
     lengths = np.fromiter((len(s.ids) for s in samples), dtype=np.int64, count=len(samples))
     supervised = np.fromiter((s.supervised for s in samples), dtype=np.int64, count=len(samples))
     return lengths, supervised

@@ -3,6 +3,9 @@
 A conversation is rendered turn by turn. The text up to an assistant turn, start of the answer included, is tokenised on
 its own, and so is the answer: the ids before an answer in training are therefore exactly the ids a model is asked with,
 and which tokens are learnt is known from how they came to be, never from searching.
+
+Tools are rendered by the template where it has a place for them, else in plain words (`plain_tools`); what is learnt
+of an assistant's turn then includes its calls.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tunesmith.data.types import Message
+from tunesmith.data.types import Message, Toolset
 from tunesmith.errors import EngineError, RecipeError
-from tunesmith.text.templates import choose_template
+from tunesmith.text.answers import ReadAnswer, read_answer
+from tunesmith.text.plain_tools import in_plain_words
+from tunesmith.text.template_tools import PROBE, Turns, template_turns, tool_form, tool_objects
+from tunesmith.text.templates import choose_template, tool_template
 from tunesmith.text.types import Sample
 
 _TOGETHER = 2_000
@@ -25,13 +31,18 @@ _CHARACTERS = 8_000_000
 _TRIED = 64
 """Texts on which the tokenizer's quick door must give what its usual one gives before it is used."""
 Loss = Literal["assistant", "last", "all"]
+Tools = Literal["template", "plain"]
+"""How tools are rendered: by the chat template, or in plain words where it has no place for them."""
 Render = Callable[[int, bool], str]
 """`(end, start)` to the template's text of `messages[:end]`, with the start of an answer or without."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of rendered text; `message` is the index of the assistant turn it holds, or None."""
+    """A piece of rendered text; `message` is the index of the assistant turn it holds, or None.
+
+    The index counts the turns as they are rendered: in plain words the results of several calls are one turn.
+    """
 
     text: str
     message: int | None
@@ -46,11 +57,15 @@ class Renderer:
     folds_system: the template refuses system messages (Gemma's does); their text then begins the first user turn.
     stop_ids: tokens that end an answer.
     special_ids: tokens that are no text: the tokenizer's special ones, and those added to its vocabulary.
+    tools: how tools are rendered.
     """
 
     def __init__(self, tokenizer: Any, chat_template: str = "auto") -> None:
         self.tokenizer = tokenizer
         self.template, self._source = choose_template(tokenizer, chat_template)
+        self._tool_source = tool_template(tokenizer, chat_template) or self._source
+        self._form = tool_form(lambda turns, offered, start: self._apply([turns], start, offered, self._tool_source)[0])
+        self.tools: Tools = "plain" if self._form is None else "template"
         self.folds_system = not self._takes_system()
         self.special_ids = frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.get_added_vocab().values())
         self.stop_ids = self._find_stops()
@@ -58,8 +73,8 @@ class Renderer:
 
     @property
     def source(self) -> str:
-        """The template's Jinja text."""
-        return self._source
+        """The template's Jinja text; of a tokenizer that brings one of its own for tools, both."""
+        return self._source if self._tool_source == self._source else f"{self._source}\n{self._tool_source}"
 
     def segments(self, messages: Sequence[Message], last_only: bool = False) -> list[Segment]:
         """The rendered conversation, cut where assistant turns begin and end; joined, it is the template's text.
@@ -67,7 +82,14 @@ class Renderer:
         With `last_only`, turns before the last answer may be one segment, where the template rewrites them. Raises
         `EngineError` for a template that rewrites turns that are to be cut.
         """
-        return self._cut(messages, last_only, lambda end, start: self._render(messages[:end], start=start))
+        turns = self._turned(messages)
+        return self._cut(turns, last_only, lambda end, start: self._render(turns[:end], start=start))
+
+    def _turned(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The turns that are rendered: those given, or where tools are told in plain words, with them as text."""
+        if self._form is None and speaks_of_tools(messages):
+            return in_plain_words(messages, offered_by(messages))
+        return messages
 
     def _cut(self, messages: Sequence[Message], last_only: bool, render: Render) -> list[Segment]:
         last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=None)
@@ -88,11 +110,12 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a prompt: all turns, then the start of the answer."""
-        return [i for segment in self._prompt_segments(messages, strict=False) for i in self._tokenise(segment.text)]
+        turns = self._turned(messages)
+        return [i for segment in self._prompt_segments(turns, strict=False) for i in self._tokenise(segment.text)]
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The prompt as text, as the model sees it."""
-        return self._render(messages, start=True)
+        return self._render(self._turned(messages), start=True)
 
     def sample(self, messages: Sequence[Message], loss: Loss = "assistant", example_id: str = "") -> Sample:
         """Ids and loss weights of a conversation.
@@ -107,7 +130,7 @@ class Renderer:
         """As `sample`, for many: tokenised together, which is several times faster."""
         names = ids if ids is not None else [""] * len(conversations)
         for some in _batches(conversations):
-            part = conversations[some]
+            part = [self._turned(messages) for messages in conversations[some]]
             cuts = self._cut_together(part, last_only=loss == "last")
             pieces = iter(self._tokenise_together([segment.text for cut in cuts for segment in cut]))
             for messages, cut, name in zip(part, cuts, names[some], strict=True):
@@ -132,8 +155,13 @@ class Renderer:
             weights[0] = 0.0  # nothing comes before the first token
         return Sample(np.asarray(ids, dtype=np.int64), np.asarray(weights, dtype=np.float32), example_id)
 
+    def answer(self, ids: Sequence[int], asked: Sequence[Message]) -> ReadAnswer:
+        """Generated ids as an answer to `asked`: its text, and where tools are spoken of, the calls in it."""
+        text = self.decode(ids)
+        return read_answer(text) if speaks_of_tools(asked) else ReadAnswer(text)
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Answer text of generated ids, without the end-of-turn token."""
+        """Answer text of generated ids as they were written, without the end-of-turn token."""
         kept = list(ids)
         while kept and kept[-1] in self.stop_ids:
             kept.pop()
@@ -206,12 +234,20 @@ class Renderer:
     def _render_together(self, conversations: Sequence[Sequence[Message]], start: bool) -> list[str]:
         from jinja2 import TemplateError
 
-        if not conversations:
-            return []
-        try:
-            return self._apply([self._turns(messages) for messages in conversations], start)
-        except TemplateError:  # which of them it is, and why, is said by rendering one by one
-            return [self._render(messages, start) for messages in conversations]
+        alike: dict[tuple[Toolset | None, bool], list[int]] = {}  # the template is told of tools once per call
+        for place, messages in enumerate(conversations):
+            alike.setdefault((offered_by(messages), speaks_of_tools(messages)), []).append(place)
+        texts = [""] * len(conversations)
+        for (offered, with_tools), places in alike.items():
+            some = [conversations[place] for place in places]
+            source = self._tool_source if with_tools else self._source
+            try:
+                made = self._apply([self._turns(messages) for messages in some], start, offered, source)
+            except (TemplateError, TypeError):  # which of them it is, and why, is said by rendering one by one
+                made = [self._render(messages, start) for messages in some]
+            for place, text in zip(places, made, strict=True):
+                texts[place] = text
+        return texts
 
     def _tokenise(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -235,20 +271,35 @@ class Renderer:
     def _render(self, messages: Sequence[Message], start: bool) -> str:
         from jinja2 import TemplateError
 
+        with_tools = speaks_of_tools(messages)
+        source = self._tool_source if with_tools else self._source
         try:
-            return self._apply([self._turns(messages)], start)[0]
-        except TemplateError as error:
-            raise RecipeError(f"the chat template cannot render these turns: {error}", where=self.template) from error
+            return self._apply([self._turns(messages)], start, offered_by(messages), source)[0]
+        except (TemplateError, TypeError) as error:  # TypeError: a template that joins a text and something else
+            raise RecipeError(
+                f"the chat template cannot render these turns: {error}",
+                where=self.template,
+                fix="base.chat_template: plain renders tools in plain words" if with_tools else None,
+            ) from error
 
-    def _apply(self, conversations: Sequence[list[dict[str, str]]], start: bool) -> list[str]:
+    def _apply(self, conversations: Sequence[Turns], start: bool, offered: Toolset | None, source: str) -> list[str]:
+        more = {} if offered is None or offered.parallel is None else {"parallel_tool_calls": offered.parallel}
         texts: list[str] = self.tokenizer.apply_chat_template(
-            conversations, chat_template=self._source, tokenize=False, add_generation_prompt=start
+            conversations,
+            tools=tool_objects(offered),
+            chat_template=source,
+            tokenize=False,
+            add_generation_prompt=start,
+            **more,
         )
         return texts
 
-    def _turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+    def _turns(self, messages: Sequence[Message]) -> Turns:
         """The messages as templates take them."""
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        if self._form is not None and speaks_of_tools(messages):
+            turns = template_turns(messages, self._form)
+        else:
+            turns = [{"role": m.role, "content": m.content} for m in messages]
         if self.folds_system and len(turns) > 1 and (turns[0]["role"], turns[1]["role"]) == ("system", "user"):
             turns[:2] = [{"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}]
         return turns
@@ -274,6 +325,9 @@ class Renderer:
             if token in self.special_ids:
                 stops.add(token)
                 break
+        if self._form is not None:  # a call may end in another way; tags inside it are tokens too, so the last counts
+            call = self._render(PROBE[:2], start=False).removeprefix(self._render(PROBE[:1], start=True))
+            stops.update([token for token in self._tokenise(call) if token in self.special_ids][-1:])
         return frozenset(stops)
 
 
@@ -282,13 +336,29 @@ def _batches(conversations: Sequence[Sequence[Message]]) -> Iterator[slice]:
     begin = held = 0
     for i, messages in enumerate(conversations):
         answers = sum(m.role == "assistant" for m in messages)
-        size = 2 * max(1, answers) * sum(len(m.content) for m in messages)
+        size = 2 * max(1, answers) * sum(map(_size, messages))
         if i > begin and (i - begin == _TOGETHER or held + size > _CHARACTERS):
             yield slice(begin, i)
             begin, held = i, 0
         held += size
     if begin < len(conversations):
         yield slice(begin, len(conversations))
+
+
+def _size(message: Message) -> int:
+    """About how long a turn is when it is rendered."""
+    offered = sum(map(len, message.tools.definitions)) if message.tools is not None else 0
+    return len(message.content) + offered + sum(len(call.arguments) for call in message.tool_calls)
+
+
+def offered_by(messages: Sequence[Message]) -> Toolset | None:
+    """The tools that may be called at the end of these turns: those offered last."""
+    return next((message.tools for message in reversed(messages) if message.tools is not None), None)
+
+
+def speaks_of_tools(messages: Sequence[Message]) -> bool:
+    """Whether tools are offered or called, or answer."""
+    return any(m.tools is not None or m.tool_calls or m.role == "tool" for m in messages)
 
 
 def _looked_up(texts: dict[tuple[int, bool], str]) -> Render:

@@ -10,14 +10,15 @@ spans.bin    runs of tokens with one weight other than 0: place in the row, leng
 
 Plain arrays and not Arrow: a row is two slices and a fill, without building an object per value, and nothing has to be
 installed for it. Weights are runs because almost every row has one per answer: 12 bytes instead of 4 per token, and
-exact for any weight.
+exact for any weight. The index has the SHA-256 of each file, so damage is found when a store is opened.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +36,10 @@ NAME_BYTES = 24
 """Of a row's name; longer ones are refused when they are written."""
 _ROW = np.dtype([("ids", "<i8"), ("spans", "<i8"), ("supervised", "<i4"), ("name", f"S{NAME_BYTES}")])
 _SPAN = np.dtype([("begin", "<i4"), ("length", "<i4"), ("weight", "<f4")])
+_TOKENS_AT_ONCE = 1 << 20
+"""Tokens looked through at once."""
 _FILES = ("ids.bin", "rows.bin", "spans.bin")
-_VERSION = 1
+_VERSION = 2
 Array = npt.NDArray[Any]
 
 
@@ -55,7 +58,10 @@ def id_type(vocabulary: int) -> np.dtype[Any]:
 
 
 def pack(samples: Iterable[Sample], dtype: np.dtype[Any]) -> Packed:
-    """Samples as the arrays of a store. Raises `ValueError` for a name that is too long or no ASCII."""
+    """Samples as the arrays of a store.
+
+    Raises `ValueError` for a name that is too long or no ASCII, and for an id that `dtype` cannot hold.
+    """
     ids: list[Array] = []
     spans: list[tuple[int, int, float]] = []
     rows: list[tuple[int, int, int, bytes]] = []
@@ -73,8 +79,10 @@ def pack(samples: Iterable[Sample], dtype: np.dtype[Any]) -> Packed:
                 supervised += length
             begin += length
         rows.append((end, len(spans), supervised, name))
-    joined = np.concatenate(ids).astype(dtype) if ids else np.zeros(0, dtype)
-    return Packed(joined, np.array(rows, dtype=_ROW), np.array(spans, dtype=_SPAN))
+    joined = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+    if len(joined) and int(joined.max()) > np.iinfo(dtype).max:
+        raise ValueError(f"the token id {int(joined.max())} is beyond the vocabulary the store was made for")
+    return Packed(joined.astype(dtype), np.array(rows, dtype=_ROW), np.array(spans, dtype=_SPAN))
 
 
 def _runs(weights: npt.NDArray[np.float32]) -> Iterator[tuple[int, float]]:
@@ -99,6 +107,7 @@ class StoreWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._streams: list[BinaryIO] = [(folder / name).open("wb") for name in _FILES]
+            self._digests = [hashlib.sha256() for _ in _FILES]
         except OSError as error:
             raise resource_error(folder, error) from error
 
@@ -108,8 +117,10 @@ class StoreWriter:
         rows["ids"] += self.tokens
         rows["spans"] += self.spans
         try:
-            for stream, array in zip(self._streams, (part.ids, rows, part.spans), strict=True):
-                array.tofile(stream)
+            for stream, digest, array in zip(self._streams, self._digests, (part.ids, rows, part.spans), strict=True):
+                data = array.tobytes()
+                stream.write(data)
+                digest.update(data)
         except OSError as error:
             raise resource_error(self.folder, error) from error
         self.rows += len(rows)
@@ -125,6 +136,7 @@ class StoreWriter:
             "tokens": self.tokens,
             "spans": self.spans,
             "id_type": self.dtype.str,
+            "sha256": dict(zip(_FILES, (digest.hexdigest() for digest in self._digests), strict=True)),
             "facts": facts,
         }
         try:
@@ -144,10 +156,50 @@ class StoreWriter:
         self.close()
 
 
+class StoredSample(Sample):
+    """A row of a store: some hundred bytes that know where it lies, read each time it is looked at.
+
+    Its fields are never filled, so that a list of all rows of a store costs little. `dataclasses.replace` makes a
+    sample of it that holds its own arrays.
+    """
+
+    __slots__ = ("_row", "_store")
+    _row: int
+    _store: StoredSamples
+
+    @classmethod
+    def of(cls, store: StoredSamples, row: int) -> StoredSample:
+        """The row at this place in the files of `store`."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "_store", store)
+        object.__setattr__(made, "_row", row)
+        return made
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens are learnt; known without reading them."""
+        store = getattr(self, "_store", None)
+        return super().supervised if store is None else store.supervised_at(self._row)
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not filled: the fields."""
+        if name == "ids":
+            return self._store.ids_at(self._row)
+        if name == "weights":
+            return self._store.weights_at(self._row)
+        if name == "example_id":
+            return self._store.name_at(self._row)
+        raise AttributeError(name)
+
+    def __reduce__(self) -> tuple[type[Sample], tuple[Any, ...]]:
+        """Another process gets the arrays."""
+        return Sample, (self.ids, self.weights, self.example_id)
+
+
 class StoredSamples(Sequence[Sample]):
     """The rows of a store, or some of them, by place: what a training loop reads. Holds 8 bytes per row in memory.
 
-    Rows are read when they are asked for. `take` and `fitting` give other rows of the same store without copying it.
+    Rows are read when they are looked at. `take` and `fitting` give other rows of the same store without copying it.
     """
 
     def __init__(self, folder: Path, index: dict[str, Any], chosen: npt.NDArray[np.int64] | None = None) -> None:
@@ -155,11 +207,15 @@ class StoredSamples(Sequence[Sample]):
         self._ids = _mapped(folder / "ids.bin", np.dtype(index["id_type"]), index["tokens"])
         self._rows = _mapped(folder / "rows.bin", _ROW, index["rows"])
         self._spans = _mapped(folder / "spans.bin", _SPAN, index["spans"])
+        self._ends, self._span_ends = self._rows["ids"], self._rows["spans"]
         self._chosen = chosen
 
     @classmethod
-    def open(cls, folder: Path) -> StoredSamples:
-        """A finished store. Raises `VerificationError` where it is not one, or is damaged."""
+    def open(cls, folder: Path, *, verify: bool = True) -> StoredSamples:
+        """A finished store. Raises `VerificationError` where it is not one, or is damaged.
+
+        `verify` reads all of it once, to see that it is what was written; without it only lengths are compared.
+        """
         try:
             index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
             version = index["version"]
@@ -169,7 +225,18 @@ class StoredSamples(Sequence[Sample]):
             raise VerificationError(
                 f"a store of version {version}", where=str(folder), expected=f"version {_VERSION}", fix="delete it"
             )
-        return cls(folder, index)
+        try:
+            store = cls(folder, index)
+            for name in _FILES if verify else ():
+                _verify(folder / name, index["sha256"][name])
+        except (KeyError, TypeError, ValueError) as error:
+            raise VerificationError("index.json is damaged", where=str(folder), fix="delete the folder") from error
+        return store
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the store on the disk."""
+        return self._ids.nbytes + self._rows.nbytes + self._spans.nbytes
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -179,17 +246,16 @@ class StoredSamples(Sequence[Sample]):
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each row [n]."""
-        ends = np.asarray(self._rows["ids"])
-        return self._of_chosen(np.diff(ends, prepend=0))
+        return self._of_chosen(np.diff(self._ends, prepend=0))
 
     @cached_property
     def supervised(self) -> npt.NDArray[np.int64]:
         """Tokens that are learnt, of each row [n]."""
-        return self._of_chosen(np.asarray(self._rows["supervised"], dtype=np.int64))
+        return self._of_chosen(self._rows["supervised"].astype(np.int64))
 
     def names(self) -> list[str]:
         """Example ids, in order."""
-        return [name.decode() for name in self._of_chosen(np.asarray(self._rows["name"])).tolist()]
+        return [name.decode() for name in self._of_chosen(self._rows["name"]).tolist()]
 
     def take(self, places: Sequence[int] | npt.NDArray[np.int64]) -> StoredSamples:
         """The rows at these places, in this order."""
@@ -214,16 +280,60 @@ class StoredSamples(Sequence[Sample]):
         at = place + len(self) if place < 0 else place
         if not 0 <= at < len(self):
             raise IndexError(place)
-        row = at if self._chosen is None else int(self._chosen[at])
-        begin, first = (0, 0) if row == 0 else (int(self._rows["ids"][row - 1]), int(self._rows["spans"][row - 1]))
-        end, last = int(self._rows["ids"][row]), int(self._rows["spans"][row])
-        weights = np.zeros(end - begin, dtype=np.float32)
-        for place_, length, weight in self._spans[first:last].tolist():
-            weights[place_ : place_ + length] = weight
-        return Sample(self._ids[begin:end].astype(np.int64), weights, self._rows["name"][row].decode())
+        return StoredSample.of(self, at if self._chosen is None else int(self._chosen[at]))
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(len(self)))
+        rows = range(len(self)) if self._chosen is None else map(int, self._chosen)
+        return (StoredSample.of(self, row) for row in rows)
+
+    def ids_at(self, row: int) -> npt.NDArray[np.int64]:
+        """Token ids of a row of the files [T]."""
+        return self._ids[self._begin(self._ends, row) : self._ends[row]].astype(np.int64)
+
+    def weights_at(self, row: int) -> npt.NDArray[np.float32]:
+        """Loss weights of a row of the files [T]."""
+        weights = np.zeros(self._ends[row] - self._begin(self._ends, row), dtype=np.float32)
+        for place, length, weight in self._spans[self._begin(self._span_ends, row) : self._span_ends[row]].tolist():
+            weights[place : place + length] = weight
+        return weights
+
+    def name_at(self, row: int) -> str:
+        """Example id of a row of the files."""
+        name: bytes = self._rows["name"][row]
+        return name.decode()
+
+    def supervised_at(self, row: int) -> int:
+        """Learnt tokens of a row of the files."""
+        return int(self._rows["supervised"][row])
+
+    def learn_any(self, ids: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Whether each row learns, with a weight above 0, one of these ids [n]; read in parts, whatever the size."""
+        wanted = np.asarray(sorted(ids), dtype=np.int64)
+        found = np.zeros(self._index["rows"], dtype=np.bool_)
+        begin = 0
+        while begin < len(found):
+            last = self._begin(self._ends, begin) + _TOKENS_AT_ONCE
+            end = max(begin + 1, int(np.searchsorted(self._ends, last, side="right")))
+            found[begin:end] = self._learn_any(wanted, begin, end)
+            begin = end
+        return self._of_chosen(found)
+
+    def _learn_any(self, wanted: Array, begin: int, end: int) -> Array:
+        """The same for the rows `begin` to `end` of the files."""
+        first = int(self._begin(self._ends, begin))
+        ids = self._ids[first : self._ends[end - 1]]
+        before = np.concatenate([[0], np.cumsum(np.isin(ids, wanted))])
+        first_span = int(self._begin(self._span_ends, begin))
+        spans = self._spans[first_span : self._span_ends[end - 1]]
+        counts = np.diff(self._span_ends[begin:end], prepend=first_span)
+        owner = np.repeat(np.arange(end - begin), counts)
+        starts = np.concatenate([[first], self._ends[begin : end - 1]])[owner] - first + spans["begin"]
+        hits = (before[starts + spans["length"]] > before[starts]) & (spans["weight"] > 0)
+        return np.bincount(owner[hits], minlength=end - begin) > 0
+
+    @staticmethod
+    def _begin(ends: Array, row: int) -> Any:
+        return ends[row - 1] if row else 0
 
     def _of_chosen(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values if self._chosen is None else values[self._chosen]
@@ -238,4 +348,17 @@ def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> Array:
         raise VerificationError(
             f"{path.name} {what}", where=str(path.parent), expected=f"{wanted:,} bytes", fix="delete the folder"
         )
-    return np.memmap(path, dtype=dtype, mode="r", shape=(count,)) if count else np.zeros(0, dtype)
+    # A plain view of the map: `np.memmap` runs Python for every slice.
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=(count,))) if count else np.zeros(0, dtype)
+
+
+def _verify(path: Path, sha256: str) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise VerificationError(
+            f"{path.name} is not what was written",
+            where=str(path.parent),
+            expected=f"SHA-256 {sha256[:12]}…",
+            fix="delete the folder",
+        )

@@ -75,6 +75,12 @@ def choose_template(tokenizer: Any, wanted: str) -> tuple[str, str]:
     return path.name, path.read_text(encoding="utf-8")
 
 
+def tool_template(tokenizer: Any, wanted: str) -> str | None:
+    """The template for conversations with tools, where a tokenizer brings a separate one and its own is wanted."""
+    own = getattr(tokenizer, "chat_template", None)
+    return own.get("tool_use") if isinstance(own, dict) and wanted in ("auto", "tokenizer") else None
+
+
 def template_origin(wanted: str, name: str) -> Origin:
     """Where the template called `name`, chosen for a recipe's `base.chat_template: wanted`, comes from."""
     if wanted in ("auto", "tokenizer"):

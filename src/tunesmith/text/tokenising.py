@@ -14,7 +14,8 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ _TOOLS = "tools.pickle"
 _FORMAT = 1
 """Of what is written here; a change of rendering or of the files must change it."""
 
+Done = Callable[[int], None]
+"""Hears how many conversations are tokenised."""
 Converse = Callable[[Example], Sequence[Message]]
 """The turns that an example is learnt as, such as `partial(training_conversation, task)`; it must be picklable."""
 
@@ -56,13 +59,26 @@ def store_key(content: str, renderer: Renderer, loss: Loss, *more: str) -> str:
     """A name for a store, 32 hexadecimal characters: a hash of content, template, tokenizer, loss and `more`.
 
     content: a hash of the rows. more: what else decides the turns, such as the task's instruction and the recipe's
-    mapping of columns.
+    mapping of columns. The code that renders and the libraries it uses count too: what another version of them made is
+    not taken for what this one would.
     """
     digest = hashlib.sha256()
-    for part in (str(_FORMAT), content, renderer.source, tokenizer_text(renderer.tokenizer), loss, *more):
+    template = f"{renderer.template}\n{renderer.source}"
+    parts = (str(_FORMAT), _versions(), content, template, tokenizer_text(renderer.tokenizer), loss, *more)
+    for part in parts:
         digest.update(f"{len(part.encode())}:".encode())
         digest.update(part.encode())
     return digest.hexdigest()[:32]
+
+
+@cache
+def _versions() -> str:
+    """The code of this room, and the versions of the libraries it renders and tokenises with."""
+    code = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(file.read_bytes())
+    libraries = [f"{name} {version(name)}" for name in ("tunesmith", "transformers", "tokenizers", "jinja2")]
+    return ", ".join([code.hexdigest(), *libraries])
 
 
 def tokenizer_text(tokenizer: Any) -> str:
@@ -75,7 +91,12 @@ def tokenizer_text(tokenizer: Any) -> str:
 
 
 def tokenise_conversations(
-    renderer: Renderer, conversations: Iterable[tuple[str, Sequence[Message]]], folder: Path, *, loss: Loss
+    renderer: Renderer,
+    conversations: Iterable[tuple[str, Sequence[Message]]],
+    folder: Path,
+    *,
+    loss: Loss,
+    done: Done = lambda count: None,
 ) -> StoredSamples:
     """A store in `folder` of conversations with their names; what is there already is opened instead.
 
@@ -84,11 +105,13 @@ def tokenise_conversations(
     if (folder / "index.json").is_file():
         return StoredSamples.open(folder)
     rest = iter(conversations)
-    with staged_folder(folder) as staged, StoreWriter(staged, len(renderer.tokenizer)) as writer:
+    with staged_folder(folder) as staged, StoreWriter(staged, _vocabulary(renderer.tokenizer)) as writer:
         while block := list(islice(rest, _BLOCK)):
-            writer.add(_packed(renderer, [turns for _, turns in block], loss, [name for name, _ in block]))
+            samples = renderer.samples([turns for _, turns in block], loss, [name for name, _ in block])
+            writer.add(pack(samples, writer.dtype))
+            done(writer.rows)
         writer.finish({})
-    return StoredSamples.open(folder)
+    return StoredSamples.open(folder, verify=False)
 
 
 def tokenise_source(
@@ -115,10 +138,11 @@ def tokenise_source(
     with staged_folder(folder) as staged:
         room = staged / "parts"
         room.mkdir()
-        (room / _TOOLS).write_bytes(pickle.dumps((renderer, converse)))
+        vocabulary = _vocabulary(renderer.tokenizer)
+        (room / _TOOLS).write_bytes(pickle.dumps((renderer, converse, id_type(vocabulary))))
         work = partial(_tokenise_block, room=str(room), loss=loss)
         scan = scan_examples(spec, source, work, task_type=task_type, processes=processes)
-        with StoreWriter(staged, len(renderer.tokenizer)) as writer:
+        with StoreWriter(staged, vocabulary) as writer:
             for part in scan.results:
                 if part is not None:
                     writer.add(_read_part(room / part))
@@ -126,29 +150,31 @@ def tokenise_source(
             kept = [asdict(finding) for finding in scan.findings]
             writer.finish({"findings": kept, "format": scan.format, "rows": scan.rows})
         shutil.rmtree(room)
-    return Tokenised(StoredSamples.open(folder), tuple(scan.findings), scan.format, scan.rows)
+    return Tokenised(StoredSamples.open(folder, verify=False), tuple(scan.findings), scan.format, scan.rows)
 
 
-def _packed(renderer: Renderer, turns: Sequence[Sequence[Message]], loss: Loss, names: Sequence[str]) -> Packed:
-    return pack(renderer.samples(turns, loss, names), id_type(len(renderer.tokenizer)))
+def _vocabulary(tokenizer: Any) -> int:
+    """One more than the highest id; ids may have gaps."""
+    highest: int = max(tokenizer.get_vocab().values())
+    return max(len(tokenizer), highest + 1)
 
 
 def _tokenise_block(examples: Sequence[Example], log: FindingLog, *, room: str, loss: Loss) -> str | None:
     """The work on one block, in a worker: its arrays go into a file, whose name is returned."""
     if not examples:
         return None
-    renderer, converse = _tools(room)
-    packed = _packed(renderer, [converse(e) for e in examples], loss, [e.id for e in examples])
+    renderer, converse, dtype = _tools(room)
+    packed = pack(renderer.samples([converse(e) for e in examples], loss, [e.id for e in examples]), dtype)
     name = f"{examples[0].line}.npz"
     np.savez(Path(room) / name, ids=packed.ids, rows=packed.rows, spans=packed.spans)
     return name
 
 
 @lru_cache(maxsize=1)
-def _tools(room: str) -> tuple[Renderer, Converse]:
-    """What a worker renders with, as the process that began this wrote it down a moment ago."""
-    renderer, converse = pickle.loads((Path(room) / _TOOLS).read_bytes())
-    return renderer, converse
+def _tools(room: str) -> tuple[Renderer, Converse, np.dtype[Any]]:
+    """What a worker renders and packs with, as the process that began this wrote it down a moment ago."""
+    renderer, converse, dtype = pickle.loads((Path(room) / _TOOLS).read_bytes())
+    return renderer, converse, dtype
 
 
 def _read_part(path: Path) -> Packed:

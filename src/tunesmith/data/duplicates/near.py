@@ -68,9 +68,12 @@ class NearDuplicates:
 
 
 def find_near_duplicates(
-    examples: Sequence[Example], *, threshold: float = THRESHOLD, tell: Tell = silent
+    examples: Sequence[Example], *, threshold: float = THRESHOLD, tell: Tell = silent, processes: int | None = 1
 ) -> NearDuplicates:
-    """Rows that are nearly the same, whatever their order in the file. Memory: about 550 bytes a distinct row."""
+    """Rows that are nearly the same, whatever their order in the file. Memory: about 550 bytes a distinct row.
+
+    `processes` sign many rows, None stands for one per core.
+    """
     frame = common_frame(examples)
     groups = Groups(len(examples))
     pairs: list[NearPair] = []
@@ -81,7 +84,7 @@ def find_near_duplicates(
         for row, first in enumerate(first_of):
             groups.join(row, int(first))
         rows = np.flatnonzero(first_of == np.arange(len(examples)))
-        for pair in _near(texts, rows, threshold, tell, own):
+        for pair in _near(texts, rows, threshold, tell, own, processes):
             groups.join(pair.first, pair.second)
             if part == "row":
                 pairs.append(pair)
@@ -134,12 +137,14 @@ class _Chosen:
         return self.texts[int(self.rows[index])]
 
 
-def _near(texts: Texts, rows: Indexes, threshold: float, tell: Tell, groups: Groups) -> Iterator[NearPair]:
+def _near(
+    texts: Texts, rows: Indexes, threshold: float, tell: Tell, groups: Groups, processes: int | None
+) -> Iterator[NearPair]:
     """Pairs of `rows` that are alike, as many as connect them; the most alike first."""
     if len(rows) < 2:
         return
     chosen = _Chosen(texts, rows)
-    signed = signatures(chosen, tell)
+    signed = signatures(chosen, tell, processes)
     one, other = _candidates(signed, threshold)
     del signed
     shingles = _sets_of(chosen)

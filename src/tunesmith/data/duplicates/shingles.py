@@ -7,13 +7,15 @@ times its own odd constant modulo 2^64, then mixed. Two different 5-grams of a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import rensa
+
+from tunesmith.data.streaming import map_in_order
 
 SHINGLE = 5
 PERMUTATIONS = 128
@@ -39,6 +41,8 @@ def silent(label: str, done: int, total: int) -> None:
 _SEED = 20
 _BATCH = 400_000
 """Characters hashed at once: the arrays then stay in the processor's cache."""
+_WORTH_PROCESSES = 50_000
+"""Texts below which starting processes costs more than it saves."""
 _FACTORS = np.array(
     [0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F],
     dtype=np.uint64,
@@ -84,19 +88,30 @@ def jaccard(one: Hashes, other: Hashes) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def signatures(texts: Texts, tell: Tell) -> Signatures:
-    """MinHash signatures `[n, 128]`: two agree in a place with a probability equal to the likeness of their texts."""
+def signatures(texts: Texts, tell: Tell, processes: int | None = 1) -> Signatures:
+    """MinHash signatures `[n, 128]`: two agree in a place with a probability equal to the likeness of their texts.
+
+    Many texts may be signed by several processes, None for one per core.
+    """
     made = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
-    begin, batch, characters = 0, [], 0
-    for number in range(len(texts)):
-        text = texts[number]
-        batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH or number == len(texts) - 1:
-            made[begin : number + 1] = _signed(batch)
-            begin, batch, characters = number + 1, [], 0
-            tell("comparing rows", number + 1, len(texts))
+    done = 0
+    workers = processes if len(texts) >= _WORTH_PROCESSES else 1
+    for part in map_in_order(_signed, _batches(texts), workers, fresh=True):
+        made[done : done + len(part)] = part
+        done += len(part)
+        tell("comparing rows", done, len(texts))
     return made
+
+
+def _batches(texts: Texts) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for number in range(len(texts)):
+        batch.append(texts[number])
+        characters += len(batch[-1])
+        if characters >= _BATCH or number == len(texts) - 1:
+            yield batch
+            batch, characters = [], 0
 
 
 def _signed(batch: Sequence[str]) -> Signatures:

@@ -15,8 +15,8 @@ from tunesmith.data.formats.preference import read_sides
 from tunesmith.data.formats.types import Recognition, Sample
 from tunesmith.data.types import Content, Example, Kind, Row
 
-_CHOSEN = ("preferred_output", "preferred_completion")
-_REJECTED = ("non_preferred_output", "non_preferred_completion")
+CHOSEN = ("preferred_output", "preferred_completion")
+REJECTED = ("non_preferred_output", "non_preferred_completion")
 
 
 class OpenAIPreference:
@@ -24,13 +24,13 @@ class OpenAIPreference:
 
     name = "openai_dpo"
     title = "OpenAI preference (DPO)"
-    columns = ("input", *_CHOSEN, *_REJECTED)
+    columns = ("input", *CHOSEN, *REJECTED)
     kinds: frozenset[Kind] = frozenset({"preference"})
     keeps_others = False
 
     def recognise(self, sample: Sample) -> Recognition | None:
         """Rows with an input and both outputs."""
-        chosen, rejected = sample.any(*_CHOSEN), sample.any(*_REJECTED)
+        chosen, rejected = sample.any(*CHOSEN), sample.any(*REJECTED)
         if chosen is None or rejected is None or not sample.has("input"):
             return None
         return Recognition(1.0, f"input, {chosen} and {rejected}")
@@ -41,8 +41,8 @@ class OpenAIPreference:
         if not isinstance(given, dict):
             log.add("messages_not_list", row.line, "input is not an object with messages", field="input")
             return None
-        chosen = next((row.values[name] for name in _CHOSEN if name in row.values), None)
-        rejected = next((row.values[name] for name in _REJECTED if name in row.values), None)
+        chosen = next((row.values[name] for name in CHOSEN if name in row.values), None)
+        rejected = next((row.values[name] for name in REJECTED if name in row.values), None)
         tools = read_tools(given.get("tools") or given.get("functions"), row.line, log)
         if tools is None:
             return None

@@ -10,7 +10,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import chain, repeat
 
 from tunesmith.data.codes import CODES
 from tunesmith.data.findings import FindingLog, finding, shortened
@@ -54,20 +56,44 @@ _READ = 500
 """Characters of a row by which its script and language are told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tongues:
+    """Script and language of each row, in order, and the rows with words of two scripts."""
+
+    mixed: FindingLog
+    scripts: list[str | None] = field(default_factory=list)
+    languages: list[str | None] = field(default_factory=list)
+
+    def absorb(self, later: Tongues) -> None:
+        """Add those of the rows that follow."""
+        self.mixed.absorb(later.mixed)
+        self.scripts.extend(later.scripts)
+        self.languages.extend(later.languages)
+
+
 def language_findings(source: str, rows: Sequence[Example]) -> list[Finding]:
     """Strangers by script and by language, and words of two scripts, among the rows of one file."""
-    log = FindingLog(source)
-    scripts: list[str | None] = []
-    languages: list[str | None] = []
+    seen = Tongues(FindingLog(source))
     for row in rows:
-        text = "\n".join(turn.content for turn in (*row.messages, *row.rejected) if turn.role in ("user", "assistant"))
-        scripts.append(main_script(text))
-        languages.append(language_of(text) if scripts[-1] == "LATIN" else None)
-        if not text.isascii() and (word := mixed_word(text)) is not None:
-            log.add_shown("mixed_script_words", row.line, partial(shown, row.question), repr(word))
-    found = log.findings()
-    found += _strangers("script_mix", source, rows, scripts)
-    found += _strangers("language_mix", source, rows, languages)
+        look_at_language(row, seen)
+    return tongue_findings(source, rows, seen)
+
+
+def look_at_language(row: Example, seen: Tongues) -> None:
+    """Add the script and the language of the next row."""
+    text = "\n".join(turn.content for turn in (*row.messages, *row.rejected) if turn.role in ("user", "assistant"))
+    script = main_script(text)
+    seen.scripts.append(script)
+    seen.languages.append(language_of(text) if script == "LATIN" else None)
+    if not text.isascii() and (word := mixed_word(text)) is not None:
+        seen.mixed.add_shown("mixed_script_words", row.line, partial(shown, row.question), repr(word))
+
+
+def tongue_findings(source: str, rows: Sequence[Example], seen: Tongues) -> list[Finding]:
+    """Findings about the tongues of these rows."""
+    found = seen.mixed.findings()
+    found += _strangers("script_mix", source, rows, seen.scripts)
+    found += _strangers("language_mix", source, rows, seen.languages)
     return found
 
 
@@ -109,7 +135,7 @@ def language_of(text: str) -> str | None:
     words = _WORD.findall(text[:_READ].lower())
     if len(words) < MIN_WORDS:
         return None
-    hits = Counter(language for word in words for language in _LANGUAGES_OF.get(word, ()))
+    hits = Counter(chain.from_iterable(map(_LANGUAGES_OF.get, words, repeat(()))))
     best = hits.most_common(2)
     if not best or best[0][1] < MIN_HITS or (len(best) > 1 and best[0][1] < 2 * best[1][1]):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tunesmith.data.codes import CODES
@@ -36,8 +36,7 @@ _REFUSED = re.compile(
 def prompt_findings(source: str, rows: Sequence[Example]) -> list[Finding]:
     """System messages and frames that vary, and the share of refusals, in one file."""
     found = _systems(source, rows)
-    for where, cut in (("begin", _head), ("end", _foot)):
-        found += _frames(source, rows, where, cut)
+    found += _frames(source, rows)
     return [*found, *_refusals(source, rows)]
 
 
@@ -76,32 +75,69 @@ def _foot(text: str) -> str:
     return text[-FRAME_LENGTH:]
 
 
-def _frames(source: str, rows: Sequence[Example], where: str, cut: Callable[[str], str]) -> list[Finding]:
-    asked = [row for row in rows if row.kind != "text" and row.question]
-    if len(asked) < FRAME_ROWS:
+class _Majority:
+    """What comes more than half of the time, if anything does, by one pair of a candidate and its lead (Boyer and
+    Moore 1991, MJRTY): of n values, of which one comes m times, that one leads by at least 2m - n in the end.
+    """
+
+    def __init__(self) -> None:
+        self.candidate, self.lead = "", 0
+
+    def take(self, value: str) -> None:
+        """Vote for a value."""
+        if not self.lead:
+            self.candidate = value
+        self.lead += 1 if value == self.candidate else -1
+
+
+def _frames(source: str, rows: Sequence[Example]) -> list[Finding]:
+    """Inputs that do not begin, or do not end, as nearly all others do."""
+    asked = 0
+    ends: tuple[tuple[str, Callable[[str], str], _Majority], ...] = (
+        ("begin", _head, _Majority()),
+        ("end", _foot, _Majority()),
+    )
+    for row in rows:
+        if question := _question(row):
+            asked += 1
+            for _, cut, votes in ends:
+                votes.take(cut(question))
+    if asked < FRAME_ROWS:
         return []
-    by_frame: dict[str, list[Example]] = defaultdict(list)
-    for row in asked:
-        by_frame[cut(row.question)].append(row)
-    frame, usual = max(by_frame.items(), key=lambda item: len(item[1]))
-    if len(usual) == len(asked) or len(usual) < FRAME_SHARE * len(asked) or len(frame) < FRAME_LENGTH:
-        return []
-    if len({row.question for row in usual}) < 2:  # one input many times is a copy, not a frame
-        return []
-    others = [row for row in asked if cut(row.question) != frame]
-    lines = [row.line for row in others]
-    message = f"{CODES['prompt_frame_varies'].title}: {len(usual):,} of {len(asked):,} {where} with {frame!r}"
-    message += f", lines {shortened(lines)} do not"
-    return [finding("prompt_frame_varies", message, lines, source=source, example=shown(others[0].question))]
+    found = []
+    for where, cut, votes in ends:
+        frame = votes.candidate
+        if votes.lead < (2 * FRAME_SHARE - 1) * asked - 1 or votes.lead == asked or len(frame) < FRAME_LENGTH:
+            continue
+        others = [row for row in rows if (question := _question(row)) and cut(question) != frame]
+        usual = (question for row in rows if (question := _question(row)) and cut(question) == frame)
+        alike = asked - len(others)
+        if not others or alike < FRAME_SHARE * asked or len(set(usual)) < 2:  # one input many times is a copy
+            continue
+        lines = [row.line for row in others]
+        message = f"{CODES['prompt_frame_varies'].title}: {alike:,} of {asked:,} {where} with {frame!r}"
+        message += f", lines {shortened(lines)} do not"
+        example = shown(others[0].question)
+        found.append(finding("prompt_frame_varies", message, lines, source=source, example=example))
+    return found
+
+
+def _question(row: Example) -> str:
+    return "" if row.kind == "text" else row.question
 
 
 def _refusals(source: str, rows: Sequence[Example]) -> list[Finding]:
-    answered = [row for row in rows if row.kind == "answer"]
-    refusing = [row for row in answered if refuses(row.expected)]
+    answered = 0
+    refusing = []
+    for row in rows:
+        if row.kind == "answer":
+            answered += 1
+            if refuses(row.expected):
+                refusing.append(row)
     if not refusing:
         return []
-    share = len(refusing) / len(answered)
+    share = len(refusing) / answered
     code = "many_refusals" if share >= MANY_REFUSALS else "refusals"
-    message = f"{CODES[code].title}: {len(refusing):,} of {len(answered):,} ({share:.1%})"
+    message = f"{CODES[code].title}: {len(refusing):,} of {answered:,} ({share:.1%})"
     lines = [row.line for row in refusing]
     return [finding(code, message, lines, source=source, example=shown(refusing[0].expected))]

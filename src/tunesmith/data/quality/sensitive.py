@@ -18,14 +18,19 @@ def sensitive_findings(source: str, rows: Sequence[Example]) -> list[Finding]:
     """One finding for each kind, with the lines of all rows that hold some; tool calls and results are read too."""
     log = FindingLog(source)
     for row in rows:
-        seen: set[str] = set()
-        for text in _texts(row):
-            hits = sensitive_hits(text)
-            for place, hit in enumerate(hits):
-                if hit.code not in seen:
-                    seen.add(hit.code)
-                    log.add_shown(hit.code, row.line, partial(_around, text, hits, place))
+        look_for_sensitive(row, log)
     return log.findings()
+
+
+def look_for_sensitive(row: Example, log: FindingLog) -> None:
+    """Note each kind that one row holds, once."""
+    seen: set[str] = set()
+    for text in _texts(row):
+        hits = sensitive_hits(text)
+        for place, hit in enumerate(hits):
+            if hit.code not in seen:
+                seen.add(hit.code)
+                log.add_shown(hit.code, row.line, partial(_around, text, hits, place))
 
 
 def _around(text: str, hits: Sequence[Hit], place: int) -> str:

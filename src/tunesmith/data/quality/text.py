@@ -61,23 +61,28 @@ def text_findings(source: str, rows: Sequence[Example]) -> list[Finding]:
     """What is wrong with single texts of one file, a finding for each kind with all lines."""
     log = FindingLog(source)
     for row in rows:
-        _answer(row, log)
-        texts = [turn.content for turn in (*row.messages, *row.rejected)]
-        for text in texts:
-            if not text.isascii():
-                _characters(text, row.line, log)
-            elif (odd := _ASCII_ODD.search(text)) is not None:
-                log.add_shown("odd_characters", row.line, partial(shown, text), named(odd.group()))
-        for text in texts:
-            if ("<" in text or "&" in text) and (tag := _HTML.search(text)) is not None:
-                log.add_shown("html_remnants", row.line, partial(_near, text, tag), repr(tag.group()[:30]))
-                break
-        for text in texts:
-            if ("<" in text or "[" in text) and (token := SPECIAL_TOKEN.search(text)) is not None:
-                # The words that hosted services use for the same fault.
-                log.add("special_tokens", row.line, f"message contains an invalid token: {token.group()}")
-                break
+        look_at_texts(row, log)
     return log.findings()
+
+
+def look_at_texts(row: Example, log: FindingLog) -> None:
+    """Note what is wrong with the texts of one row."""
+    _answer(row, log)
+    texts = [turn.content for turn in (*row.messages, *row.rejected)]
+    for text in texts:
+        if not text.isascii():
+            _characters(text, row.line, log)
+        elif (odd := _ASCII_ODD.search(text)) is not None:
+            log.add_shown("odd_characters", row.line, partial(shown, text), named(odd.group()))
+    for text in texts:
+        if ("<" in text or "&" in text) and (tag := _HTML.search(text)) is not None:
+            log.add_shown("html_remnants", row.line, partial(_near, text, tag), repr(tag.group()[:30]))
+            break
+    for text in texts:
+        if ("<" in text or "[" in text) and (token := SPECIAL_TOKEN.search(text)) is not None:
+            # The words that hosted services use for the same fault.
+            log.add("special_tokens", row.line, f"message contains an invalid token: {token.group()}")
+            break
 
 
 def mojibake_in(text: str) -> re.Match[str] | None:

@@ -34,10 +34,8 @@ def looks_tabular(text: str) -> bool:
     return False
 
 
-def read_tagged(text: str, log: FindingLog, bad_byte: str | None) -> tuple[list[Row], int]:
+def read_tagged(text: str, log: FindingLog, bad_byte: str | None) -> Iterator[Row]:
     """Rows `{"tokens": […], "tags": […]}`, one per sentence, on the line of its first token."""
-    rows: list[Row] = []
-    left_out = 0
     width: int | None = None
     for first, lines in _blocks(text):
         cells = [line.split() for line in lines if not _is_aside(line)]
@@ -47,37 +45,28 @@ def read_tagged(text: str, log: FindingLog, bad_byte: str | None) -> tuple[list[
         width = width if width is not None else len(cells[0])
         odd = next((n for n, c in enumerate(cells) if len(c) != width or len(c) < 2), None)
         if "\0" in "".join(lines):
-            log.add("nul_byte", first)
+            log.leave_out("nul_byte", first)
         elif bad_byte and any(_SURROGATE.search(line) for line in lines):
-            log.add("wrong_encoding", first, bad_byte)
+            log.leave_out("wrong_encoding", first, bad_byte)
         elif odd is not None:
-            log.add(
-                "broken_tags", first, f"{len(cells[odd])} instead of {max(2, width)} columns beside {cells[odd][0]!r}"
-            )
+            detail = f"{len(cells[odd])} instead of {max(2, width)} columns beside {cells[odd][0]!r}"
+            log.leave_out("broken_tags", first, detail)
         else:
-            rows.append(Row({"tokens": [c[0] for c in cells], "tags": [c[-1] for c in cells]}, first, log.source))
-            continue
-        left_out += 1
-    return rows, left_out
+            yield Row({"tokens": [c[0] for c in cells], "tags": [c[-1] for c in cells]}, first, log.source)
 
 
-def read_text(text: str, log: FindingLog, bad_byte: str | None) -> tuple[list[Row], int]:
+def read_text(text: str, log: FindingLog, bad_byte: str | None) -> Iterator[Row]:
     """Rows `{"text": …}`: paragraphs between empty lines where there are any, else lines."""
-    rows: list[Row] = []
-    left_out = 0
     paragraphs = re.search(r"\S[^\n\r]*(?:\r\n|\n|\r)[ \t]*(?:\r\n|\n|\r)\s*\S", text) is not None
     blocks = _blocks(text) if paragraphs else ((n, [line]) for n, line in _lines(text) if line.strip())
     for first, lines in blocks:
         body = "".join(lines).strip("\r\n")
         if "\0" in body:
-            log.add("nul_byte", first)
+            log.leave_out("nul_byte", first)
         elif bad_byte and _SURROGATE.search(body):
-            log.add("wrong_encoding", first, bad_byte)
+            log.leave_out("wrong_encoding", first, bad_byte)
         else:
-            rows.append(Row({"text": body}, first, log.source))
-            continue
-        left_out += 1
-    return rows, left_out
+            yield Row({"text": body}, first, log.source)
 
 
 def _is_aside(line: str) -> bool:

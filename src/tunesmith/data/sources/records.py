@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -50,21 +50,17 @@ def unique_names(names: Sequence[Any], log: FindingLog) -> tuple[str, ...]:
     return tuple(made)
 
 
-def rows_of(records: Iterable[Mapping[str, Any] | UnreadableError], log: FindingLog) -> tuple[list[Row], int]:
-    """Rows by number, and how many records were left out and noted in `log` instead."""
-    rows: list[Row] = []
-    left_out = 0
+def rows_of(records: Iterable[Mapping[str, Any] | UnreadableError], log: FindingLog) -> Iterator[Row]:
+    """Rows by number; records that cannot be read are left out and noted."""
     for number, record in enumerate(records, 1):
         try:
             if isinstance(record, UnreadableError):
                 raise record
             values = {name: plain_value(value) for name, value in record.items()}
         except UnreadableError as error:
-            log.add(error.code, number, str(error))
-            left_out += 1
+            log.leave_out(error.code, number, str(error))
         else:
-            rows.append(Row(values, number, log.source))
-    return rows, left_out
+            yield Row(values, number, log.source)
 
 
 def plain_value(value: Any, depth: int = 0) -> Any:
