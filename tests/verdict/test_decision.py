@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from tests.verdict.cases import cost, decided, evaluation, pair
 from tunesmith.errors import RecipeError, VerificationError
-from tunesmith.verdict.decision import RULES, decision_for
+from tunesmith.verdict.decision import RULES
 from tunesmith.verdict.headline import headline, title_of
+from tunesmith.verdict.reasons import decision_for
 
 TUNED = evaluation("tuned", (0.861, 0.82, 0.89))
 FEW_SHOT = evaluation("few_shot", (0.749, 0.70, 0.79))

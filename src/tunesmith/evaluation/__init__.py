@@ -1,6 +1,6 @@
 """Evaluation: candidates that answer, scores with intervals, and their comparison."""
 
-from tunesmith.evaluation.comparison import Comparison, compare, evaluate_candidate, load_evaluation
+from tunesmith.evaluation.comparison import Comparison, compare, compare_seeds, evaluate_candidate, load_evaluation
 from tunesmith.evaluation.prompts import KChoice, PromptCandidate, choose_k
 from tunesmith.evaluation.retrieval import Retriever
 from tunesmith.evaluation.scoring import answer_and_score, measure_latency
@@ -33,6 +33,7 @@ __all__ = [
     "answer_and_score",
     "choose_k",
     "compare",
+    "compare_seeds",
     "draw_shots",
     "evaluate_candidate",
     "load_evaluation",

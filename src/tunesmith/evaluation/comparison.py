@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ import numpy as np
 
 from tunesmith.data.types import Example
 from tunesmith.errors import DataError, RecipeError, TunesmithError
+from tunesmith.evaluation.measuring import Measuring
 from tunesmith.evaluation.scoring import Progress, answer_and_score, finished_rows, measure_latency, writing
-from tunesmith.evaluation.statistics import bootstrap, difference_interval, mcnemar_exact, value_interval
+from tunesmith.evaluation.statistics import AcrossSeeds, across_seeds, pseudo_values
 from tunesmith.evaluation.types import Candidate, Evaluation, MetricValue, PairedDifference, ScoredAnswer
 from tunesmith.tasks.types import FloatArray, Metric, Task
+
+Clusters = Mapping[str, Hashable]
+"""By row id, the name of what a row hangs together with: its conversation, document or template."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,7 @@ class Comparison:
             if (found.a, found.b) == (a, b):
                 return found
             if (found.a, found.b) == (b, a):
-                return PairedDifference(
-                    a, b, found.metric, -found.difference, -found.high, -found.low, found.p_value, found.n
-                )
+                return replace(found, a=a, b=b, difference=-found.difference, low=-found.high, high=-found.low)
         raise KeyError((a, b))
 
 
@@ -75,6 +77,7 @@ def evaluate_candidate(
     resamples: int,
     confidence: float,
     seed: int,
+    clusters: Clusters | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Answers in `folder/<name>.jsonl`, metrics with intervals, latency; repeated, it continues where it stopped.
@@ -83,9 +86,13 @@ def evaluate_candidate(
     `seconds` is the time spent on answering in the call that finished it.
     """
     path = folder / f"{candidate.name}.jsonl"
-    known = load_evaluation(
-        folder, candidate.name, task, examples, resamples=resamples, confidence=confidence, seed=seed
-    )
+    intervals: dict[str, Any] = {
+        "resamples": resamples,
+        "confidence": confidence,
+        "seed": seed,
+        "clusters": clusters,
+    }
+    known = load_evaluation(folder, candidate.name, task, examples, **intervals)
     if known is not None:
         return known
     start = time.perf_counter()
@@ -98,7 +105,7 @@ def evaluate_candidate(
     p50, p95 = measure_latency(candidate, examples, latency_rows)
     timing = {"latency_p50": p50, "latency_p95": p95, "seconds": seconds, "notes": notes}
     _write_json(_timing_path(folder, candidate.name), timing)
-    metrics = metric_values(candidate.name, rows, task, resamples=resamples, confidence=confidence, seed=seed)
+    metrics = metric_values(candidate.name, rows, task, **intervals)
     return Evaluation(candidate.name, rows, metrics, p50, p95, seconds, notes)
 
 
@@ -111,88 +118,122 @@ def load_evaluation(
     resamples: int,
     confidence: float,
     seed: int,
+    clusters: Clusters | None = None,
 ) -> Evaluation | None:
     """A finished evaluation of exactly these examples from its two files, else None; intervals are computed anew."""
     rows = finished_rows(folder / f"{name}.jsonl", examples)
     timing = _read_json(_timing_path(folder, name))
     if rows is None or timing is None:
         return None
-    metrics = metric_values(name, rows, task, resamples=resamples, confidence=confidence, seed=seed)
+    metrics = metric_values(name, rows, task, resamples=resamples, confidence=confidence, seed=seed, clusters=clusters)
     return Evaluation(
         name, rows, metrics, timing["latency_p50"], timing["latency_p95"], timing["seconds"], timing["notes"]
     )
 
 
 def metric_values(
-    candidate: str, rows: Sequence[ScoredAnswer], task: Task, *, resamples: int, confidence: float, seed: int
+    candidate: str,
+    rows: Sequence[ScoredAnswer],
+    task: Task,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    clusters: Clusters | None = None,
 ) -> tuple[MetricValue, ...]:
-    """Every metric of the task over scored rows: 0/1 metrics with Wilson, others with bootstrap intervals."""
+    """Every metric of the task over scored rows: 0/1 metrics with Wilson, others with bootstrap intervals.
+
+    `clusters`: as for `compare`.
+    """
+    measuring = Measuring(resamples, confidence, seed, _cluster_of(rows, clusters))
+    targets = _targets(task, rows)
     result = []
     for metric in task.metrics.values():
-        statistics = _statistics(metric, task, rows)
-        value = float(metric.finish(statistics.sum(axis=0)))
-        draws = None if metric.binary else bootstrap([statistics], metric.finish, resamples=resamples, seed=seed)[0]
-        low, high = value_interval(value, len(rows), draws, confidence)
+        value, low, high = measuring.value(metric, _statistics(metric, rows, targets))
         result.append(MetricValue(candidate, metric.name, value, low, high, len(rows)))
     return tuple(result)
 
 
 def compare(
-    evaluations: Sequence[Evaluation], task: Task, metric: str, *, resamples: int, confidence: float, seed: int
+    evaluations: Sequence[Evaluation],
+    task: Task,
+    metric: str,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    clusters: Clusters | None = None,
 ) -> Comparison:
     """Candidates side by side, and the difference of every pair in `metric`, paired by row.
 
-    Raises `RecipeError` for a metric the task does not have, `DataError` where candidates answered different rows.
+    `clusters` names by row id what hangs together (a conversation, a document, a template): whole clusters are then
+    resampled and swapped. Give the evaluations the same, for the intervals of their values.
+
+    Raises `RecipeError` for a metric the task does not have, `DataError` where candidates answered different rows or
+    `clusters` lacks one.
     """
-    chosen = task.metrics.get(metric)
-    if chosen is None:
-        raise RecipeError(
-            f"the task {task.name} has no metric {metric!r}",
-            where="goal.metric",
-            expected=", ".join(task.metrics),
-            fix="choose one of these, or auto",
-        )
+    chosen = _metric(task, metric)
     _require_same_rows(evaluations)
     values = tuple(value for evaluation in evaluations for value in evaluation.metrics)
     if len(evaluations) < 2:
         return Comparison(metric, values, ())
-    statistics = [_statistics(chosen, task, evaluation.rows) for evaluation in evaluations]
-    draws = bootstrap(statistics, chosen.finish, resamples=resamples, seed=seed)
+    measuring = Measuring(resamples, confidence, seed, _cluster_of(evaluations[0].rows, clusters))
+    targets = _targets(task, evaluations[0].rows)
+    statistics = [_statistics(chosen, evaluation.rows, targets) for evaluation in evaluations]
     names = [evaluation.candidate for evaluation in evaluations]
-    differences = tuple(
-        _difference(chosen, (names[i], names[j]), (statistics[i], statistics[j]), draws[i] - draws[j], confidence)
-        for i in range(len(names))
-        for j in range(i + 1, len(names))
-    )
-    return Comparison(metric, values, differences)
+    return Comparison(metric, values, tuple(measuring.differences(chosen, names, statistics)))
 
 
-def _difference(
-    metric: Metric,
-    names: tuple[str, str],
-    statistics: tuple[FloatArray, FloatArray],
-    draws: FloatArray,
-    confidence: float,
-) -> PairedDifference:
-    a, b = (float(metric.finish(one.sum(axis=0))) for one in statistics)
-    n = len(statistics[0])
-    table = _paired_table(metric, *statistics) if metric.binary else None
-    low, high = difference_interval(a, b, n, draws, confidence, table=table)
-    p_value = mcnemar_exact(table[1], table[2]) if table is not None else None
-    return PairedDifference(names[0], names[1], metric.name, a - b, low, high, p_value, n)
+def compare_seeds(
+    tuned: Sequence[Evaluation], alternative: Evaluation, task: Task, metric: str, *, confidence: float
+) -> AcrossSeeds:
+    """Tuned minus an alternative, where tuned was trained several times with other seeds.
+
+    The interval is for another draw of rows and another training; every row counts once (see `statistics.seeds`).
+    Raises as `compare`, and `DataError` for fewer than two trainings.
+    """
+    chosen = _metric(task, metric)
+    _require_same_rows([alternative, *tuned])
+    targets = _targets(task, alternative.rows)
+    other = pseudo_values(_statistics(chosen, alternative.rows, targets), chosen.finish)
+    scores = [pseudo_values(_statistics(chosen, one.rows, targets), chosen.finish) for one in tuned]
+    return across_seeds(np.array([one - other for one in scores]), confidence)
 
 
-def _paired_table(metric: Metric, a: FloatArray, b: FloatArray) -> tuple[int, int, int, int]:
-    """Rows that both, only a, only b, neither got right."""
-    right_a, right_b = metric.item(a) > 0.5, metric.item(b) > 0.5
-    parts = (right_a & right_b, right_a & ~right_b, ~right_a & right_b, ~right_a & ~right_b)
-    both, only_a, only_b, neither = (int(np.count_nonzero(part)) for part in parts)
-    return both, only_a, only_b, neither
+def _metric(task: Task, name: str) -> Metric:
+    chosen = task.metrics.get(name)
+    if chosen is None:
+        raise RecipeError(
+            f"the task {task.name} has no metric {name!r}",
+            where="goal.metric",
+            expected=", ".join(task.metrics),
+            fix="choose one of these, or auto",
+        )
+    return chosen
 
 
-def _statistics(metric: Metric, task: Task, rows: Sequence[ScoredAnswer]) -> FloatArray:
-    expected = [task.target(Example(row.id, (), row.expected, 0, "evaluation")) for row in rows]
-    return metric.statistics([row.parsed for row in rows], expected)
+def _cluster_of(rows: Sequence[ScoredAnswer], clusters: Clusters | None) -> tuple[Hashable, ...] | None:
+    """The cluster of every row, in their order; None where rows are independent."""
+    if clusters is None:
+        return None
+    missing = next((row.id for row in rows if row.id not in clusters), None)
+    if missing is not None:
+        raise DataError(
+            f"test row {missing} belongs to no cluster",
+            where="data.split.group_by",
+            expected="the name of one cluster for every test row",
+            fix="fill the column in every row, or leave data.split.group_by out",
+        )
+    return tuple(clusters[row.id] for row in rows)
+
+
+def _targets(task: Task, rows: Sequence[ScoredAnswer]) -> list[Any]:
+    """What every row expects, read once for all metrics and candidates."""
+    return [task.target(Example(row.id, (), row.expected, 0, "evaluation")) for row in rows]
+
+
+def _statistics(metric: Metric, rows: Sequence[ScoredAnswer], targets: Sequence[Any]) -> FloatArray:
+    return metric.statistics([row.parsed for row in rows], targets)
 
 
 def _require_same_rows(evaluations: Sequence[Evaluation]) -> None:

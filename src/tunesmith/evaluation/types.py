@@ -78,7 +78,11 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """`a` minus `b` on the same rows. `p_value`: exact McNemar for 0/1 scores, else None."""
+    """`a` minus `b` on the same rows.
+
+    `p_value` is that of the `test` named; None where none was made. `clusters` is the number of groups of rows that
+    hang together, which then count in place of the `n` rows; None where rows are independent.
+    """
 
     a: str
     b: str
@@ -88,3 +92,5 @@ class PairedDifference:
     high: float
     p_value: float | None
     n: int
+    test: str = "McNemar"
+    clusters: int | None = None

@@ -1,9 +1,25 @@
 """The verdict: what things cost, which candidate to use, and the report that shows why."""
 
-from tunesmith.verdict.costs import break_even, candidate_costs
+from tunesmith.verdict.costs import TokenPrice, break_even, candidate_costs, total_cost
 from tunesmith.verdict.decision import decide
 from tunesmith.verdict.headline import headline
+from tunesmith.verdict.longer_prompts import PromptCost, prompt_costs
 from tunesmith.verdict.report_data import ReportData
-from tunesmith.verdict.types import CandidateCost, Verdict
+from tunesmith.verdict.types import CandidateCost, Forgetting, Limits, Verdict, Volume
 
-__all__ = ["CandidateCost", "ReportData", "Verdict", "break_even", "candidate_costs", "decide", "headline"]
+__all__ = [
+    "CandidateCost",
+    "Forgetting",
+    "Limits",
+    "PromptCost",
+    "ReportData",
+    "TokenPrice",
+    "Verdict",
+    "Volume",
+    "break_even",
+    "candidate_costs",
+    "decide",
+    "headline",
+    "prompt_costs",
+    "total_cost",
+]

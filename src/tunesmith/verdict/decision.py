@@ -1,7 +1,8 @@
 """The decision: is the tuned model worth it, or is something simpler enough, or can the test rows not tell?
 
 Only numbers decide: every candidate's value of the deciding metric, and tuned minus each alternative on the same rows
-with its interval. `RULES` lists the rules; the first that fires decides.
+with its interval. `RULES` lists the rules; the first that fires decides. How often they are wrong is measured on worlds
+whose truth is known: benchmarks/verdict.md.
 
 "Surely" means: the whole confidence interval says so. Which alternative is truly the best is not known either, so
 
@@ -10,21 +11,30 @@ with its interval. `RULES` lists the rules; the first that fires decides.
   Berger 1982, "Multiparameter hypothesis testing and acceptance sampling");
 - "gains less" allows for the best one having been picked by its score on these rows (see `Case.highest_gain`).
 
-For right-or-wrong scores McNemar's exact test must agree, since intervals from resampling are too narrow on few rows.
+The test of the difference (McNemar's exact test for right-or-wrong scores, else a permutation test) must agree with
+"better", since intervals alone are too narrow on few rows.
+
+With a margin the cheaper of two may be a little worse: tuned then has to be surely *not worse by more than the margin*
+than alternatives that cost more over the time and volume given. That is how "the small one replaces the big one" is
+shown; not having found a difference shows nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from tunesmith.errors import RecipeError, VerificationError
+from tunesmith.errors import RecipeError
 from tunesmith.evaluation.types import Evaluation, PairedDifference
-from tunesmith.verdict import wording
-from tunesmith.verdict.case import Case, reversed_pair
+from tunesmith.verdict import reasons, wording
+from tunesmith.verdict.case import Case
+from tunesmith.verdict.caveats import caveats_of
 from tunesmith.verdict.costs import break_even
-from tunesmith.verdict.types import CandidateCost, Decision, Verdict
+from tunesmith.verdict.reasons import Outcome, Pairs
+from tunesmith.verdict.sensitivity import sensitivity
+from tunesmith.verdict.types import CandidateCost, Forgetting, Limits, Verdict, Volume
+from tunesmith.verdict.vetoes import Slices, vetoes
 
 RULES = {
     "none_reaches_target": "Every candidate is surely below the target: none is good enough.",
@@ -32,15 +42,19 @@ RULES = {
     "only_target": "No alternative was measured, and tuned is surely at the target: ship it.",
     "better_by_min_gain": "Tuned is at the target, surely better than every alternative, and at the best estimate "
     "better than the best of them by the smallest gain worth having: ship it.",
+    "as_good_and_cheaper": "Tuned is at the target, and of every alternative that costs more it is surely not worse by "
+    "more than the margin (than those that cost less it is surely better): ship it.",
     "only_tuned_reaches_target": "Tuned is at the target and surely better than every alternative, and those are all "
     "surely below the target, so none of them is a choice however small the gain: ship tuned.",
     "gain_below_min_gain": "Tuned surely gains less over the best alternative than is worth having, and that "
     "alternative is at the target: use the alternative.",
+    "worse_than_margin": "Tuned costs less than the best alternative but is surely worse by more than the margin, and "
+    "that alternative is at the target: use the alternative.",
     "target_in_doubt": "What would be chosen may or may not reach the target: cannot tell.",
     "too_few_rows": "The difference between tuned and the alternatives is not decided: cannot tell.",
+    "vetoed": "By its score tuned would be shipped, but a gate, a slice that got worse, or forgetting forbids it: use "
+    "the best alternative, or none where that misses the target.",
 }
-FEW_ROWS = 30
-_MANY_CUT = 0.05
 
 
 def decide(
@@ -56,23 +70,32 @@ def decide(
     caveats: Sequence[str] = (),
     assumptions: Mapping[str, Any] | None = None,
     tuned: str = "tuned",
+    margin: float | None = None,
+    volume: Volume | None = None,
+    limits: Limits | None = None,
+    slices: Slices | None = None,
+    forgetting: Forgetting | None = None,
 ) -> Verdict:
     """Decide what to use; the rules are those of this module.
 
     Parameters
     ----------
     evaluations: by candidate name, each on the same test rows. Copies of tuned (`tuned_<format>`) do not count.
-    differences: must hold tuned and every alternative on `metric`, in either direction; others are ignored.
+    differences: must hold tuned and every alternative on `metric`, in either direction. Those between alternatives tell
+        which of them cannot be told apart; other metrics are ignored.
     min_gain, target: fractions 0-1; `target` None asks for no absolute value.
     confidence: of the intervals in `evaluations` and `differences`.
     power: the chance of a decision for which `rows_needed` is computed; `rows_needed` counts all test rows, the present
         ones included. It is None where more rows would not help.
     costs: decide between alternatives that score the same, and give the break-even; may be empty.
     caveats, assumptions: shown with the verdict, they decide nothing; caveats found here are added to them.
+    margin, volume: by how much (a fraction) the cheaper of two may be worse, and the requests over which costs are
+        added up. None: costs do not decide between tuned and an alternative.
+    limits, slices, forgetting: what can veto tuned (see `vetoes`).
 
     Raises
     ------
-    RecipeError: the tuned model was not evaluated.
+    RecipeError: the tuned model was not evaluated, or a gate names no metric.
     VerificationError: the metric or a difference is missing, or the candidates answered different test rows.
     """
     if tuned not in evaluations:
@@ -81,13 +104,21 @@ def decide(
             expected=f"an evaluation of {tuned!r} beside {', '.join(evaluations) or 'no other candidate'}",
             fix="train and evaluate first: tunesmith run does both",
         )
-    case = Case(evaluations, metric, min_gain, target, confidence, power, tuned)
+    case = Case(
+        evaluations, tuple(differences), metric, min_gain, target, confidence, power, tuned, margin, volume, costs
+    )
     case.check_rows()
-    best = case.best_alternative(costs)
-    pairs = {name: case.pair(differences, name) for name in case.alternatives}
-    outcome = _outcome(case, pairs, best)
+    best = case.best_alternative()
+    pairs = {name: case.pair(name) for name in case.alternatives}
+    outcome = _outcome(case, pairs)
+    found = _vetoes(case, best, outcome, limits or Limits(), slices or {}, forgetting)
+    if found:
+        outcome = reasons.vetoed(case, best, outcome, found)
     pair = pairs.get(best) if best else None
     pays_off = break_even(costs[tuned], costs[best]) if best and tuned in costs and best in costs else None
+    recommended = outcome.candidate if outcome.candidate != tuned else None
+    tied = case.tied_with(recommended) if recommended else ()
+    holds_still = outcome.decision != "cannot_tell" and not found
     return Verdict(
         decision=outcome.decision,
         candidate=outcome.candidate,
@@ -98,204 +129,121 @@ def decide(
         best_alternative=best,
         difference=asdict(pair) if pair else None,
         break_even_requests=pays_off,
-        caveats=(*caveats, *_caveats(case, pairs, differences)),
+        caveats=(*caveats, *caveats_of(case, pairs), *_tie(recommended, tied)),
         assumptions={
             **(assumptions or {}),
             "min_gain": min_gain,
             "target": target,
             "confidence": confidence,
             "power": power,
+            **({} if margin is None else {"margin": margin}),
         },
+        vetoes=found,
+        tied=tied,
+        sensitivity=sensitivity(case, lambda asked: _decided(asked, pairs)) if holds_still else (),
     )
 
 
-def decision_for(candidate: str) -> Decision:
-    """The decision that means "use this alternative". Raises `VerificationError` for a name of no known kind."""
-    if candidate in {"zero_shot", "few_shot"}:
-        return "keep_prompting"
-    kinds: dict[str, Decision] = {"retrieval": "use_retrieval", "trivial": "use_trivial", "remote": "use_remote"}
-    try:
-        return kinds[candidate.partition("_")[0]]
-    except KeyError:
-        raise VerificationError(
-            f"candidate {candidate!r} is of no kind a verdict can name",
-            expected="zero_shot, few_shot, retrieval, trivial_<name> or remote_<name>",
-        ) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    decision: Decision
-    candidate: str | None
-    rule: str
-    reason: str
-    rows_needed: int | None = None
-
-
-def _outcome(case: Case, pairs: Mapping[str, PairedDifference], best: str | None) -> _Outcome:
-    """The first rule that fires."""
+def _rule(case: Case, pairs: Pairs, best: str | None) -> str:
+    """The name of the first rule that fires."""
     if all(case.surely_below_target(name) for name in case.candidates):
-        return _none_reaches_target(case)
+        return "none_reaches_target"
     if best is None:
-        return _without_alternatives(case)
-    pair = pairs[best]
-    doubted = [other for other in pairs.values() if not case.surely_better(other)]
-    if not doubted and case.at_target(case.tuned):
-        if case.gains_enough(pair):
-            return _better_by_min_gain(case, pair)
-        if all(case.surely_below_target(name) for name in case.alternatives):
-            return _only_tuned_reaches_target(case, pair)
-    gains_too_little = case.highest_gain(pair, pairs) < case.min_gain
-    if gains_too_little and case.at_target(best):
-        return _gain_below_min_gain(case, pair)
-    if gains_too_little or (not doubted and case.gains_enough(pair)):
-        return _target_in_doubt(case, pair)
-    return _too_few_rows(case, pair, pairs, doubted)
+        return _rule_without_alternatives(case)
+    if case.at_target(case.tuned):
+        if not _doubted(case, pairs, best):
+            cheaper = any(case.gain_asked(name) < 0 and not _plainly_better(case, pairs[name]) for name in pairs)
+            return "as_good_and_cheaper" if cheaper else "better_by_min_gain"
+        others_miss = all(case.surely_below_target(name) for name in case.alternatives)
+        if others_miss and all(case.surely_better(pair) for pair in pairs.values()):
+            return "only_tuned_reaches_target"
+    too_little = case.gains_too_little(pairs[best], pairs)
+    if too_little and case.at_target(best):
+        return "worse_than_margin" if case.gain_asked(best) < 0 else "gain_below_min_gain"
+    if too_little or not _doubted(case, pairs, best):
+        return "target_in_doubt"
+    return "too_few_rows"
 
 
-def _none_reaches_target(case: Case) -> _Outcome:
-    top = max(case.candidates, key=lambda name: case.value(name).value)
-    reason = (
-        f"No candidate can be expected to reach {case.target_text()}: the best, {wording.candidate_name(top)}, has "
-        f"{case.value_text(top, with_interval=True)}."
-    )
-    return _Outcome("none_good_enough", None, "none_reaches_target", reason)
-
-
-def _without_alternatives(case: Case) -> _Outcome:
-    tuned = case.value(case.tuned)
-    measured = f"Tuned has {case.value_text(case.tuned, with_interval=True)}"
+def _rule_without_alternatives(case: Case) -> str:
     if case.target is None:
-        reason = f"{measured}, but there is nothing to compare with: no alternative was measured and no target is set."
-        return _Outcome("cannot_tell", None, "nothing_to_compare_with", reason)
-    if tuned.low >= case.target:
-        reason = f"{measured}, surely at least {case.target_text()}. No alternative was measured."
-        return _Outcome("ship_tuned", case.tuned, "only_target", reason)
-    needed = case.rows_for_target(case.tuned, surely=True)
-    reason = (
-        f"{measured}, so it may be on either side of {case.target_text()}, and no alternative was measured. "
-        f"{_more_rows(needed, tuned.n, case.power)}"
-    )
-    return _Outcome("cannot_tell", None, "target_in_doubt", reason, needed)
+        return "nothing_to_compare_with"
+    return "only_target" if case.value(case.tuned).low >= case.target else "target_in_doubt"
 
 
-def _better_by_min_gain(case: Case, pair: PairedDifference) -> _Outcome:
-    enough = f"at least the {wording.bare_points(case.min_gain)} points asked for"
-    reason = f"Tuned brings {case.gain_text(pair)}, the best alternative: surely better, and {enough}."
-    return _Outcome("ship_tuned", case.tuned, "better_by_min_gain", reason + _target_remark(case))
+def _doubted(case: Case, pairs: Pairs, best: str) -> list[PairedDifference]:
+    """Alternatives against which tuned is not surely worth it, as tuned minus them; the best one asks for its gain.
 
-
-def _only_tuned_reaches_target(case: Case, pair: PairedDifference) -> _Outcome:
-    reason = (
-        f"Only tuned reaches {case.target_text()}: it brings {case.gain_text(pair)}, which is under the "
-        f"{wording.bare_points(case.min_gain)} points asked for, but every alternative surely misses the target."
-    )
-    return _Outcome("ship_tuned", case.tuned, "only_tuned_reaches_target", reason + _target_remark(case))
-
-
-def _gain_below_min_gain(case: Case, pair: PairedDifference) -> _Outcome:
-    reason = (
-        f"{_sentence_start(pair.b)} has {case.value_text(pair.b)}; tuned brings {case.gain_text(pair)}, surely less "
-        f"than the {wording.bare_points(case.min_gain)} points worth tuning for."
-    )
-    return _Outcome(decision_for(pair.b), pair.b, "gain_below_min_gain", reason)
-
-
-def _target_in_doubt(case: Case, pair: PairedDifference) -> _Outcome:
-    """What would be chosen is below the target at the best estimate, yet not everything is surely below it."""
-    open_ones = [n for n in case.candidates if not case.at_target(n) and not case.surely_below_target(n)] or [
-        case.tuned
-    ]
-    top = max(open_ones, key=lambda name: case.value(name).value)
-    needed = case.rows_for_target(top, surely=case.at_target(top))
-    reason = (
-        f"{_sentence_start(top)} has {case.value_text(top, with_interval=True)}, which leaves open whether it reaches "
-        f"{case.target_text()}; tuned brings {case.gain_text(pair)}. "
-        f"{_more_rows(needed, case.value(top).n, case.power)}"
-    )
-    return _Outcome("cannot_tell", None, "target_in_doubt", reason, needed)
-
-
-def _too_few_rows(
-    case: Case, pair: PairedDifference, pairs: Mapping[str, PairedDifference], doubted: Sequence[PairedDifference]
-) -> _Outcome:
-    """Against the best alternative; or, where that is decided, against another that scored less but varies more."""
-    asked = f"the {wording.bare_points(case.min_gain)} points asked for"
-    open_pairs = [pair]
-    if case.surely_better(pair) and case.gains_enough(pair):
-        open_pairs = list(doubted)
-        what = (
-            f"it gains {asked}, but it is not surely better than {wording.candidate_name(doubted[0].b)}, which scored "
-            f"lower: {case.gain_text(doubted[0])}"
-        )
-    elif pair.high < case.min_gain:
-        highest = wording.points(case.highest_gain(pair, pairs))
-        what = f"allowing for the choice of the best among {len(pairs)}, the gain may still be {highest}"
-    else:
-        what = f"too uncertain to say whether it gains {asked}"
-    needed = max(case.rows_for_difference(other, pairs) for other in open_pairs)
-    reason = (
-        f"Tuned brings {case.gain_text(pair)}, the best alternative: {what}. {_more_rows(needed, pair.n, case.power)}"
-    )
-    if (if_true := case.rows_if_gain_is_true(open_pairs[0])) and pair.n < if_true < needed:
-        reason += f" If the gain truly is as measured, about {wording.count(if_true)} will show it."
-    return _Outcome("cannot_tell", None, "too_few_rows", reason, needed)
-
-
-def _target_remark(case: Case) -> str:
-    if case.target is None:
-        return ""
-    value = case.value(case.tuned)
-    if value.low >= case.target:
-        return f" With {case.value_text(case.tuned)} it surely reaches {case.target_text()}."
-    interval = wording.interval(value.low, value.high, case.confidence)
-    return f" With {case.value_text(case.tuned)} it reaches {case.target_text()}, though its {interval} includes less."
-
-
-def _sentence_start(candidate: str) -> str:
-    return wording.capitalised(wording.candidate_name(candidate))
-
-
-def _more_rows(needed: int, present: int, power: float) -> str:
-    return (
-        f"About {wording.count(needed)} test rows in all ({wording.count(needed - present)} more) would decide it "
-        f"with a probability of {wording.level(power)}."
-    )
-
-
-def _caveats(case: Case, pairs: Mapping[str, PairedDifference], measured: Sequence[PairedDifference]) -> list[str]:
-    """What weakens the verdict and is seen in the numbers themselves."""
+    The others need only be beaten surely: they scored lower, so a gain over them that is large enough follows.
+    """
     found = []
-    n = case.value(case.tuned).n
-    if n < FEW_ROWS:
-        found.append(f"Only {n} test rows: intervals are rough below {FEW_ROWS}.")
-    widened = [wording.candidate_name(name) for name, pair in pairs.items() if _was_widened(pair, measured)]
-    if widened:
-        found.append(
-            f"Tuned and {', '.join(widened)} score alike on almost every test row; the interval was widened to what "
-            f"{n} rows can show."
-        )
-    for name in case.candidates:
-        if dropped := _dropped_examples(name, case.evaluations[name]):
-            found.append(dropped)
-        cut = sum(1 for row in case.evaluations[name].rows if not row.stopped)
-        if cut > _MANY_CUT * n:
-            found.append(
-                f"{cut} of {n} answers of {wording.candidate_name(name)} were cut at the token limit; "
-                "evaluate.max_new_tokens may be too low for it."
-            )
+    for name, pair in pairs.items():
+        if case.out_of_the_running(name, best):
+            continue
+        asked_less = case.gain_asked(name) < 0 or name == best
+        if not (case.worth_it(pair) if asked_less else case.surely_better(pair)):
+            found.append(pair)
     return found
 
 
-def _dropped_examples(name: str, evaluation: Evaluation) -> str | None:
-    used = evaluation.notes.get("k_used")
-    if not isinstance(used, Mapping) or used["mean"] > evaluation.notes["k"] - 0.005:
-        return None
-    return (
-        f"{_sentence_start(name)} had room for {used['mean']:.1f} of its {evaluation.notes['k']} examples on average; "
-        "a base with a longer context could do better."
+def _plainly_better(case: Case, pair: PairedDifference) -> bool:
+    """Better by the smallest gain worth having, so that no margin was needed."""
+    return case.surely_better(pair) and case.gains_enough(pair)
+
+
+def _decided(case: Case, pairs: Pairs) -> tuple[str, str | None]:
+    """What would be used, and of what kind the answer is, whatever the rule."""
+    best = case.best_alternative()
+    rule = _rule(case, pairs, best)
+    if rule in {"gain_below_min_gain", "worse_than_margin"}:
+        return "alternative", best
+    if rule in {"better_by_min_gain", "as_good_and_cheaper", "only_tuned_reaches_target", "only_target"}:
+        return "ship", case.tuned
+    return ("none", None) if rule == "none_reaches_target" else ("cannot_tell", None)
+
+
+def _outcome(case: Case, pairs: Pairs) -> Outcome:
+    """What the first rule that fires decides, with its reason."""
+    best = case.best_alternative()
+    rule = _rule(case, pairs, best)
+    if rule == "none_reaches_target":
+        return reasons.none_reaches_target(case)
+    if best is None:
+        return reasons.without_alternatives(case)
+    if rule == "too_few_rows":
+        return reasons.too_few_rows(case, pairs[best], pairs, _doubted(case, pairs, best))
+    told = {
+        "better_by_min_gain": reasons.better_by_min_gain,
+        "as_good_and_cheaper": reasons.as_good_and_cheaper,
+        "only_tuned_reaches_target": reasons.only_tuned_reaches_target,
+        "gain_below_min_gain": reasons.gain_below_min_gain,
+        "worse_than_margin": reasons.worse_than_margin,
+        "target_in_doubt": reasons.target_in_doubt,
+    }
+    return told[rule](case, pairs[best])
+
+
+def _tie(recommended: str | None, tied: Sequence[str]) -> list[str]:
+    """That the choice among alternatives is by the best estimate only."""
+    if recommended is None or not tied:
+        return []
+    names = ", ".join(wording.candidate_name(name) for name in tied)
+    chosen = wording.candidate_name(recommended)
+    return [f"These rows do not tell {chosen} from all alternatives: {names} may be as good or better."]
+
+
+def _vetoes(
+    case: Case, best: str | None, outcome: Outcome, limits: Limits, slices: Slices, forgetting: Forgetting | None
+) -> tuple[str, ...]:
+    """Only what would be shipped can be vetoed."""
+    if outcome.decision != "ship_tuned":
+        return ()
+    return vetoes(
+        case.evaluations[case.tuned],
+        case.evaluations[best] if best else None,
+        case.metric,
+        limits=limits,
+        slices=slices,
+        forgetting=forgetting,
+        confidence=case.confidence,
     )
-
-
-def _was_widened(pair: PairedDifference, measured: Sequence[PairedDifference]) -> bool:
-    return pair not in measured and reversed_pair(pair) not in measured

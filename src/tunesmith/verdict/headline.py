@@ -11,6 +11,8 @@ def headline(verdict: Verdict) -> str:
     title = title_of(verdict)
     gain = gain_of(verdict)
     metric = wording.metric_name(verdict.metric)
+    if verdict.decision == "none_good_enough" and verdict.vetoes:
+        return f"{title}: tuned may not be shipped"
     if verdict.decision == "none_good_enough":
         return f"{title}: no candidate reaches the target of {_target(verdict)} {metric}"
     if verdict.decision == "cannot_tell":

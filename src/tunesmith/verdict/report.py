@@ -19,6 +19,7 @@ from tunesmith.verdict import mistakes, wording
 from tunesmith.verdict import report_sections as sections
 from tunesmith.verdict.decision import RULES
 from tunesmith.verdict.headline import headline, title_of
+from tunesmith.verdict.longer_prompts import longer_prompts_sentences
 from tunesmith.verdict.report_data import ReportData
 
 _TONES = {"ship_tuned": "good", "cannot_tell": "unsure", "none_good_enough": "bad"}
@@ -103,6 +104,9 @@ def _context(report: ReportData) -> dict[str, Any]:
         "difference_chart": sections.difference_chart(report),
         "costs": report.costs,
         "break_even_sentence": sections.break_even_sentence(report),
+        "longer_prompts": longer_prompts_sentences(
+            {cost.candidate: cost for cost in report.costs}, report.goal.requests_per_month, report.prices.currency
+        ),
         "facts": sections.training_facts(report.training),
         "curves": sections.curves(report),
         "mistakes": wrong,

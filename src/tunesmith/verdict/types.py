@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunesmith.evaluation.types import PairedDifference
+
 Decision = Literal[
     "ship_tuned", "keep_prompting", "use_retrieval", "use_trivial", "use_remote", "none_good_enough", "cannot_tell"
 ]
@@ -25,8 +27,56 @@ class CandidateCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """How much is asked: requests a month, and the months over which costs are added up."""
+
+    requests_per_month: float
+    months: float = 12.0
+
+    @property
+    def requests(self) -> float:
+        return self.requests_per_month * self.months
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """What the model can do beside its task, before and after tuning.
+
+    perplexity_*: on general text that no training row holds. skill: tuned minus base on held-out general instructions;
+    None where not measured.
+    """
+
+    perplexity_before: float
+    perplexity_after: float
+    skill: PairedDifference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What tuned must keep, whatever it gains. Fractions.
+
+    gates: by metric, the least that tuned must have (`{"valid_json": 0.99}`).
+    slice_loss: how much worse than the best alternative it may be on one slice of the rows; None looks at no slices.
+    perplexity_rise: by which share the perplexity of general text may rise; None lets it.
+    skill_loss: how much it may lose on general instructions; None lets it lose.
+    """
+
+    gates: Mapping[str, float] = field(default_factory=dict)
+    slice_loss: float | None = 0.0
+    perplexity_rise: float | None = None
+    skill_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision, and why. `rule` names the rule that fired; `rows_needed` is set only for cannot_tell."""
+    """The decision, and why.
+
+    rule: the name of the rule that fired (`decision.RULES`).
+    rows_needed: all test rows on which it would be decided; set only for cannot_tell, None where none would help.
+    vetoes: why tuned is not shipped although it would be by its gain.
+    tied: alternatives that these rows cannot tell from the one recommended.
+    sensitivity: within which bounds of what was asked the decision stays the same, as sentences.
+    """
 
     decision: Decision
     candidate: str | None
@@ -39,6 +89,9 @@ class Verdict:
     break_even_requests: int | None = None
     caveats: tuple[str, ...] = ()
     assumptions: Mapping[str, Any] = field(default_factory=dict)
+    vetoes: tuple[str, ...] = ()
+    tied: tuple[str, ...] = ()
+    sensitivity: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The verdict in a line."""

@@ -9,6 +9,18 @@ _METRICS = {
     "valid_json": "valid JSON",
     "exact_match": "exact match",
     "rouge_l": "ROUGE-L",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "chrf": "chrF",
+    "bleu": "BLEU",
+    "micro_f1": "micro F1",
+    "token_f1": "token F1",
+    "argument_f1": "argument F1",
+    "r2": "R²",
+    "mae_score": "score of the mean absolute error",
+    "pass_at_1": "pass@1",
+    "valid_sql": "valid SQL",
+    "valid_python": "valid Python",
 }
 
 
