@@ -1,16 +1,18 @@
 """Large data: how fast and lean rows are checked, compared and tokenised.
 
-    python benchmarks/data.py [--rows 1000000] [--base MODEL] [--only structure,duplicates,tokens]
+    python benchmarks/data.py
 
-Writes a seeded JSONL file of chats (about 500 bytes each, with a few planted faults and copies) and measures, each in a
-process of its own, by wall clock and by the largest resident memory of all its processes together:
+Writes a seeded JSONL file of 1,000,000 chats (about 500 bytes each, with a few planted faults and copies) and measures,
+each in a process of its own, by wall clock and by the largest resident memory of all its processes together:
 
 - structure: every row read, parsed, validated and made an example of, on all cores;
 - duplicates: exact and near-duplicates of all rows, from the file on;
 - tokens: rows to a store of token ids on disk, from the file on, in tokens per second; beside it, the rate of the
-  tokenizer's own `encode_batch` on the same texts, rendered before, on all cores.
+  tokenizer's own `encode_batch` on the same texts, rendered before, on all cores;
+- check: all that `tunesmith check FILE` does.
 
-Ends with 1 where a limit is not met; the limits of time and memory hold for 1,000,000 rows.
+The figures go to `results/data-DATE.json` and to `data.md`. Ends with 1 where a limit is not met; the limits of time
+and memory hold for 1,000,000 rows. `--rows`, `--base` and `--only` measure something else, `--dry` writes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -38,8 +41,8 @@ ROWS = 1_000_000
 LIMITS = {"structure": (60.0, 1_500_000_000), "duplicates": (360.0, 4_000_000_000)}
 SHARE = 0.6
 """Of the tokenizer's own rate."""
-COPIES, FAULTS = 0.01, 0.001
-"""Shares of rows that are nearly another row, and of rows that cannot be used."""
+COPIES, SAME, FAULTS = 0.01, 0.002, 0.001
+"""Shares of rows that are nearly an earlier row, that are one, and that cannot be used."""
 _LINES = 10_000
 
 
@@ -49,7 +52,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
     words = _words(rng)
     chances = 1 / np.arange(2, len(words) + 2)
     edges = np.cumsum(chances / chances.sum())
-    kept: list[str] = []
+    kept: list[tuple[str, str]] = []
     with path.open("w", encoding="utf-8") as stream:
         for begin in range(0, rows, _LINES):
             count = min(_LINES, rows - begin)
@@ -64,10 +67,12 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
                 if kind < FAULTS:
                     lines.append('{"messages": [{"role": "user", "content": "no answer"}]}')
                     continue
-                if kind < FAULTS + COPIES and kept:
-                    question = kept[int(kind * 1e9) % len(kept)].replace("a", "e", 1)
-                elif len(kept) < 1_000:
-                    kept.append(question)
+                if kind < FAULTS + COPIES + SAME and kept:
+                    question, answer = kept[int(kind * 1e9) % len(kept)]
+                    if kind < FAULTS + COPIES:  # a letter or two are others
+                        question, answer = question.replace("a", "e", 1), answer.replace("i", "o", 1)
+                elif len(kept) < 1_000 and asked > 20:
+                    kept.append((question, answer))
                 turns = (("system", "You are a helpful assistant."), ("user", question), ("assistant", f"{answer}."))
                 messages = [{"role": role, "content": content} for role, content in turns]
                 lines.append(json.dumps({"messages": messages}))
@@ -106,16 +111,36 @@ def _count(examples: Any, log: Any) -> int:
 
 
 def duplicates(file: Path, base: str) -> dict[str, Any]:
-    """Read all rows and find those that are nearly the same."""
+    """Read all rows and find those that are the same, or nearly."""
     from tunesmith.data.duplicates import find_near_duplicates
-    from tunesmith.data.examples import load_examples
+    from tunesmith.data.duplicates.exact import copies_of
+    from tunesmith.data.looking import load_only
     from tunesmith.recipe.schema import Data
 
     began = time.perf_counter()
-    loaded = load_examples(Data(train=str(file)), file)
+    loaded = load_only(Data(train=str(file)), file)
     read = time.perf_counter() - began
-    found = find_near_duplicates(loaded.examples)
-    return {"seconds": time.perf_counter() - began, "reading": read, "rows": loaded.rows, "pairs": len(found.pairs)}
+    copies = copies_of(loaded.examples)
+    found = find_near_duplicates(loaded.examples, processes=None)
+    return {
+        "seconds": time.perf_counter() - began,
+        "reading": read,
+        "rows": loaded.rows,
+        "copies": sum(len(group) - 1 for group in copies),
+        "pairs": len(found.pairs),
+    }
+
+
+def check(file: Path, base: str) -> dict[str, Any]:
+    """Everything `tunesmith check FILE` looks for."""
+    from tunesmith.pipeline import check_file
+
+    began = time.perf_counter()
+    report = check_file(file)
+    seconds = time.perf_counter() - began
+    with file.open(encoding="utf-8") as stream:
+        rows = sum(1 for _ in stream)
+    return {"seconds": seconds, "rows": rows, "findings": {f.code: f.count for f in report.findings}}
 
 
 def tokens(file: Path, base: str) -> dict[str, Any]:
@@ -189,6 +214,7 @@ MEASURES: dict[str, Callable[[Path, str], dict[str, Any]]] = {
     "structure": structure,
     "duplicates": duplicates,
     "tokens": tokens,
+    "check": check,
 }
 
 
@@ -224,6 +250,7 @@ class Memory:
 def measure(name: str, file: Path, base: str) -> dict[str, Any]:
     """One measure in a process of its own, with its memory."""
     command = [sys.executable, str(Path(__file__).resolve()), "--measure", name, "--file", str(file), "--base", base]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     memory = Memory(process)
     output, _ = process.communicate()
@@ -231,11 +258,15 @@ def measure(name: str, file: Path, base: str) -> dict[str, Any]:
     if process.returncode:
         raise SystemExit(f"the measure {name} ended with {process.returncode}")
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return {**found, "peak_bytes": peak}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {**found, "cpu_seconds": round(used, 2), "peak_bytes": peak}
 
 
 def verdict(name: str, found: dict[str, Any], rows: int) -> bool | None:
     """Whether the limits are met; None where they are not for this many rows."""
+    if name not in LIMITS and name != "tokens":
+        return None
     if name == "tokens":
         return bool(found["share"] >= SHARE and found["as_one_by_one"])
     if rows < ROWS:
@@ -244,40 +275,68 @@ def verdict(name: str, found: dict[str, Any], rows: int) -> bool | None:
     return bool(found["seconds"] <= seconds and found["peak_bytes"] <= size)
 
 
+def machine() -> str:
+    """The processor, its cores, and Python."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = (line.partition(":")[2] for line in info.read_text().splitlines() if line.startswith("model name"))
+        model = " ".join(next(names, model).split())
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+WHAT = {
+    "structure": "every row read, parsed and validated",
+    "duplicates": "exact and near-duplicates, from the file on",
+    "tokens": "tokenised, from the file to the store on disk",
+    "check": "`tunesmith check FILE`: all findings",
+}
+
+
 def page(report: dict[str, Any]) -> str:
     """The figures as Markdown."""
     lines = [
         "# Large data: speed and memory",
         "",
-        f"Written by `{report['command']}` on {report['date'][:10]}: {report['rows']:,} chat rows, "
-        f"{report['bytes'] / 1e6:,.0f} MB of JSONL, {report['machine']}.",
+        f"Written by `{report['command']}`; do not edit. {report['rows']:,} generated chat rows, "
+        f"{report['bytes'] / 1e6:,.0f} MB of JSONL.",
         "",
-        "| what | seconds | rows per second | largest memory | limit for 1,000,000 rows | met |",
-        "|---|---|---|---|---|---|",
+        f"{report['machine']}; load before the runs {report['load_before']}; {report['date'][:10]}.",
+        "",
+        "| what | seconds | of all cores | rows per second | largest memory | limit for 1,000,000 rows | met |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, found in report["measures"].items():
         limit = "–"
         if name in LIMITS:
             limit = f"{LIMITS[name][0]:g} s, {LIMITS[name][1] / 1e9:g} GB"
-        met = {True: "yes", False: "**no**", None: "not asked at this size"}[found["met"]]
+        elif name == "tokens":
+            limit = f"{SHARE} of the tokenizer's rate"
+        met = {True: "yes", False: "**no**", None: "–"}[found["met"]]
         lines.append(
-            f"| {name} | {found['seconds']:.1f} | {found['rows'] / found['seconds']:,.0f} | "
-            f"{found['peak_bytes'] / 1e6:,.0f} MB | {limit} | {met} |"
+            f"| {WHAT[name]} | {found['seconds']:.1f} | {found['cpu_seconds']:.1f} | "
+            f"{found['rows'] / found['seconds']:,.0f} | {found['peak_bytes'] / 1e6:,.0f} MB | {limit} | {met} |"
         )
     if "tokens" in report["measures"]:
         found = report["measures"]["tokens"]
         lines += [
             "",
-            f"Tokenising, from the file to the store on disk: {found['tokens_per_second']:,.0f} tokens a second. That "
-            f"is **{found['share']:.2f}** of the tokenizer's own batch rate ({found['raw_tokens_per_second']:,.0f}, "
-            f"`encode_batch` on texts in memory, all cores; goal {SHARE}). The store takes "
-            f"{found['bytes_per_token_on_disk']:.2f} bytes per token; its first rows are "
+            f"Tokenising: {found['tokens_per_second']:,.0f} tokens a second. That is **{found['share']:.2f}** of the "
+            f"tokenizer's own batch rate ({found['raw_tokens_per_second']:,.0f}, `encode_batch` on texts in memory, "
+            f"all cores). The store takes {found['bytes_per_token_on_disk']:.2f} bytes per token; its first rows are "
             f"{'exactly' if found['as_one_by_one'] else '**not**'} those that rendering one by one gives.",
+        ]
+    if "duplicates" in report["measures"]:
+        found = report["measures"]["duplicates"]
+        lines += [
+            "",
+            f"Among the rows are {found['copies']:,} copies of another and {found['pairs']:,} pairs that are nearly "
+            "the same (character 5-grams, Jaccard likeness of at least 0.8).",
         ]
     lines += [
         "",
-        "Memory is that of all processes together; pages that they share are counted once for each. `structure` reads, "
-        "parses and validates every row; `duplicates` begins at the file too.",
+        "Memory is that of all processes together; pages that they share are counted once for each. `of all cores` is "
+        "processor time. Other programs that work meanwhile make the seconds longer, not the processor time.",
         "",
     ]
     return "\n".join(lines)
@@ -303,16 +362,20 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"chat-{options.rows}.jsonl"
         if not file.is_file():
+            print(f"writing {options.rows:,} rows", file=sys.stderr)
             write_rows(file, options.rows)
         load = round(os.getloadavg()[0], 2)
-        found = {name: measure(name, file, options.base) for name in names}
+        found = {}
+        for name in names:
+            print(f"measuring {name}", file=sys.stderr)
+            found[name] = measure(name, file, options.base)
         size = file.stat().st_size
     for name, one in found.items():
         one["met"] = verdict(name, one, options.rows)
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": f"python benchmarks/data.py --rows {options.rows}",
-        "machine": f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores",
+        "command": "python benchmarks/data.py" + (f" --rows {options.rows}" if options.rows != ROWS else ""),
+        "machine": machine(),
         "load_before": load,
         "base": options.base,
         "rows": options.rows,

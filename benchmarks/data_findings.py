@@ -29,7 +29,7 @@ from typing import Any
 from tunesmith.data import Example, Message, load_examples
 from tunesmith.data.duplicates import THRESHOLD, find_near_duplicates, leaked_rows, normalised
 from tunesmith.data.duplicates.exact import copies_of, lookalikes_of
-from tunesmith.data.examples import content_key
+from tunesmith.data.making import content_key
 from tunesmith.data.quality import suspected_labels
 from tunesmith.data.quality.masking import sensitive_hits
 from tunesmith.recipe.schema import Data

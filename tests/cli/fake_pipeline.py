@@ -6,12 +6,12 @@ import os
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.types import Finding, Message
+from tunesmith.data.types import Finding, Message, ToolCall
 from tunesmith.errors import DataError, EngineError, ResourceError, VerificationError
 from tunesmith.recipe import Choice, Recipe
 from tunesmith.runs import RunFolder
@@ -95,8 +95,10 @@ class Model:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def chat(self, messages: list[Message]) -> str:
-        return f"{self.name} heard {', '.join(message.content for message in messages)}"
+    def reply(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> Message:
+        if tools and messages[-1].role == "user":
+            return Message("assistant", "", tool_calls=(ToolCall("call_1", "look", '{"at": 1}'),))
+        return Message("assistant", f"{self.name} heard {', '.join(message.content for message in messages)}")
 
 
 @dataclass

@@ -115,6 +115,26 @@ def test_chat_once(fake, here, capsys):
     assert invoke(["chat", "last", "--json"]) == 2
 
 
+def test_chat_with_tools_shows_calls_and_asks_for_their_results(fake, here, capsys, monkeypatch):
+    RunFolder.create(here / "runs", "phrases")
+    (here / "tools.json").write_text('[{"type": "function", "function": {"name": "look"}}]')
+    asked = ["chat", "last", "--tools", "tools.json"]
+    assert invoke([*asked, "--message", "hello"]) == 0
+    assert capsys.readouterr().out == 'calls look {"at": 1}\n'
+    assert invoke([*asked, "--message", "hello", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["answer"] == "" and said["tool_calls"] == [{"id": "call_1", "name": "look", "arguments": '{"at": 1}'}]
+    typed = iter(["where?", "over there", "/quit"])
+    prompts: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt: (prompts.append(prompt), next(typed))[1])
+    assert invoke(asked) == 0
+    assert capsys.readouterr().out.splitlines() == ['calls look {"at": 1}', "tuned heard where?, , over there"]
+    assert prompts == ["> ", "result of look> ", "> "]
+    (here / "tools.json").write_text('{"type": "function"}')
+    assert invoke([*asked, "--message", "hello"]) == 3
+    assert "tool 1 has no name" in capsys.readouterr().err
+
+
 def test_chat_keeps_the_conversation_until_told_to_forget_it(fake, here, capsys, monkeypatch):
     RunFolder.create(here / "runs", "phrases")
     said = iter(["one", "", "two", "/nonsense", "/new", "three", "/quit", "never"])

@@ -79,3 +79,19 @@ def test_the_given_mapping_is_not_changed():
     data = {"data": {"train": "x"}}
     apply_overrides(data, ["data.train=y"])
     assert data == {"data": {"train": "x"}}
+
+
+def test_wrong_overrides_and_wrong_settings_of_the_file_are_told_together():
+    data = {"data": {"train": "x", "tran": "y"}, "trian": {"seed": 1}}
+    with pytest.raises(InvalidRecipeError) as told:
+        apply_overrides(data, ["train.lr=1", "trian.epochs=2", "train={max_steps: many, stpes: 3}", "zz.b=1"])
+    keys = [problem.key for problem in told.value.problems]
+    assert sorted(keys) == ["data.tran", "train.lr", "train.max_steps", "train.stpes", "trian", "zz"]
+    assert "did you mean train?" in str(told.value) and "--set and the recipe" in str(told.value)
+
+
+def test_what_is_missing_is_not_told_beside_a_wrong_override():
+    """Overrides alone may be all there is, as for `doctor`."""
+    with pytest.raises(InvalidRecipeError) as told:
+        apply_overrides({}, ["train.lr=1"])
+    assert [problem.key for problem in told.value.problems] == ["train.lr"]

@@ -28,6 +28,8 @@ COMMANDS = {
     "train": ("tunesmith.cli.train", "Train only."),
     "evaluate": ("tunesmith.cli.evaluate", "Train where needed and score all candidates, without a verdict."),
     "verdict": ("tunesmith.cli.verdict", "Show the comparison and the verdict of a run."),
+    "rate": ("tunesmith.cli.rate", "Let people compare two candidates' answers blindly, on a local page."),
+    "judge": ("tunesmith.cli.judge", "Let a model compare two candidates' answers, once it agrees with people."),
     "chat": ("tunesmith.cli.chat", "Talk to the model of a run."),
     "export": ("tunesmith.cli.export", "Write the tuned model of a run for other tools."),
     "runs": ("tunesmith.cli.runs", "List the runs."),

@@ -95,11 +95,12 @@ def validation_text(event: Mapping[str, Any]) -> str:
 
 
 def bar_text(event: Mapping[str, Any]) -> str:
-    """One line of progress: `few_shot: 32/480 rows, 4.1 min left`."""
+    """One line of progress: `few_shot: 32/480 rows, 4.1 min left`, with its `rate` a second where it has one."""
     done, total = event["done"], event["total"]
     left = event["seconds"] / done * (total - done) if done else None
     rest = f", {duration(left)} left" if left else f", {duration(event['seconds'])}" if done == total else ""
-    return f"{event['label']}: {count(done)}/{count(total)} {event['unit']}{rest}"
+    rate = f", {count(round(event['rate']))} {event['unit']}/s" if "rate" in event else ""
+    return f"{event['label']}: {count(done)}/{count(total)} {event['unit']}{rate}{rest}"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

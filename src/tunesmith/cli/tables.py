@@ -226,6 +226,8 @@ def verdict_text(verdict: Verdict) -> Text:
         .append(_DECISIONS[verdict.decision], style)
         .append(f"\n{verdict.reason}\n")
     )
+    for bound in verdict.sensitivity:
+        text.append(f"{bound}\n")
     for caveat in verdict.caveats:
         text.append(f"note: {caveat}\n", "dim")
     return text

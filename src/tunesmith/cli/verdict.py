@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from tunesmith.cli.options import json_option, run_from, set_option
@@ -14,13 +16,15 @@ from tunesmith.errors import RecipeError
 @set_option
 @json_option
 def command(run: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show the comparison and the verdict of a run.
+    """Show the comparison and the verdict of a run, and what people and judges preferred.
 
     RUN is a path, a run's name, or `last`. Runs in another folder: --set output.dir=DIR.
     """
     folder = run_from(run, overrides)
     from tunesmith import pipeline
+    from tunesmith.cli.preferences import preference_line
     from tunesmith.cli.tables import print_result
+    from tunesmith.evaluation.rating import read_preferences
 
     with only_json(as_json):
         result = pipeline.load_run(folder)
@@ -28,7 +32,10 @@ def command(run: str, overrides: tuple[str, ...], as_json: bool) -> None:
         raise RecipeError(
             "this run has no verdict yet", where=str(folder.path), fix=f"tunesmith run RECIPE --out {folder.path}"
         )
+    preferences = read_preferences(folder.evaluation)
     if as_json:
-        print_json(result.to_dict())
-    else:
-        print_result(result)
+        print_json({**result.to_dict(), "preferences": [asdict(preference) for preference in preferences]})
+        return
+    print_result(result)
+    for preference in preferences:
+        click.echo(preference_line(preference))

@@ -51,12 +51,15 @@ class TorchEngine:
             for offset, (prompt, prompt_ids, answer) in enumerate(zip(part, ids, answers, strict=True)):
                 if start + offset < skip:
                     continue
+                read = self.renderer.answer(answer, prompt)
                 yield Generation(
-                    text=self.renderer.decode(answer),
+                    text=read.expected_form,
                     prompt=self.renderer.prompt_text(prompt),
                     prompt_tokens=len(prompt_ids),
                     answer_tokens=len(answer),
                     stopped=bool(answer) and answer[-1] in self.renderer.stop_ids,
+                    calls=read.calls,
+                    beside=read.content if read.calls else "",
                 )
 
     @torch.inference_mode()

@@ -6,18 +6,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tunesmith.data.types import Message
+from tunesmith.data.types import Message, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One generated answer. `stopped` is False where the token limit cut it."""
+    """One generated answer. `stopped` is False where the token limit cut it.
+
+    `calls` are the tools it calls, where the prompt spoke of tools; `text` is then the calls as a JSON list, which is
+    the form of `Example.expected`, and `beside` what is said beside them.
+    """
 
     text: str
     prompt: str
     prompt_tokens: int
     answer_tokens: int
     stopped: bool
+    calls: tuple[ToolCall, ...] = ()
+    beside: str = ""
 
 
 class Engine(Protocol):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 
 from tunesmith.recipe.problems import Problem
-from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.schema import METRIC_PATTERN, METRICS, Recipe
 
 
 def check_values(recipe: Recipe) -> list[Problem]:
     """Every value that is of the right type and still makes no sense."""
-    return [*_positive(recipe), *_sources(recipe), *_split(recipe), *_lists(recipe), *_method(recipe), *_train(recipe)]
+    return [
+        *_positive(recipe),
+        *_task(recipe),
+        *_sources(recipe),
+        *_split(recipe),
+        *_lists(recipe),
+        *_method(recipe),
+        *_train(recipe),
+    ]
 
 
 def _positive(recipe: Recipe) -> Iterator[Problem]:
@@ -36,6 +45,38 @@ def _positive(recipe: Recipe) -> Iterator[Problem]:
     for key, amount in amounts.items():
         if amount != "auto" and not 0 < amount < float("inf"):
             yield Problem(key, f"{amount} is not allowed", expected="number, above 0 | auto")
+
+
+def _task(recipe: Recipe) -> Iterator[Problem]:
+    task, wanted = recipe.task, recipe.goal.metric
+    known = {name for kind, names in METRICS.items() if task.type in (kind, "auto") for name in names}
+    fields = task.type in ("extraction", "auto") and wanted.startswith("f1.")
+    if wanted != "auto" and wanted not in known | set(task.metrics) and not fields:
+        names = [*sorted(known), *task.metrics]
+        near = difflib.get_close_matches(wanted, names, n=1)
+        yield Problem(
+            "goal.metric",
+            f"{wanted} is no metric that can decide" + ("" if task.type == "auto" else f" for {task.type}"),
+            expected=f"auto | {' | '.join(names)}",
+            fix=f"did you mean {near[0]}?" if near else None,
+        )
+    for name, metric in task.metrics.items():
+        if not re.fullmatch(METRIC_PATTERN, name) or "." in name or name == "auto":
+            yield Problem(f"task.metrics.{name}", "not a name", expected="letters, digits and _, a letter first")
+        if not abs(metric.best - metric.worst) > 0 or abs(metric.best - metric.worst) == float("inf"):
+            yield Problem(f"task.metrics.{name}", "worst and best are no scale", expected="two different numbers")
+    only: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "json_schema": (task.json_schema is not None, ("extraction",)),
+        "tolerance": (task.tolerance is not None, ("regression", "maths")),
+        "database": (task.database is not None, ("text_to_sql",)),
+        "run_code": (task.run_code, ("code",)),
+    }
+    for key, (given, kinds) in only.items():
+        if given and task.type != "auto" and task.type not in kinds:
+            kind = " | ".join(kinds)
+            yield Problem(f"task.{key}", f"has no meaning for task.type {task.type}", expected=f"task.type: {kind}")
+    if task.type == "text_to_sql" and task.database is None:
+        yield Problem("task.database", "missing", expected="the SQLite file on which queries are run")
 
 
 def _sources(recipe: Recipe) -> Iterator[Problem]:

@@ -12,10 +12,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tunesmith.recipe.schema import NAME_PATTERN, SIZE_PATTERN, Recipe, Section
+from tunesmith.recipe.schema import METRIC_PATTERN, NAME_PATTERN, SIZE_PATTERN, Recipe, Section
 
 _PATTERNS = {
     NAME_PATTERN: "of letters, digits, '.', '_' and '-', beginning with a letter or digit",
+    METRIC_PATTERN: "a metric's name",
     SIZE_PATTERN: "a number and GB, GiB, MB or MiB, or auto",
 }
 _NAMES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true | false", Any: "any value"}
@@ -55,23 +56,40 @@ def section_of(field: FieldInfo) -> type[Section] | None:
 
 
 def field_at(path: Sequence[str]) -> FieldInfo | None:
-    """The field under a dotted key's parts, or None where there is none."""
-    model: type[BaseModel] | None = Recipe
-    field: FieldInfo | None = None
-    for part in path:
-        field = model.model_fields.get(part) if model is not None else None
-        if field is None:
-            return None
-        model = section_of(field)
-    return field
+    """The field under a dotted key's parts, or None where there is none.
+
+    In a mapping of names to settings (`task.metrics`) every name leads to the mapping's own field.
+    """
+    return _at(path)[0]
 
 
 def section_at(path: Sequence[str]) -> type[BaseModel] | None:
     """The section under a key's parts (the recipe itself for none), or None."""
-    if not path:
-        return Recipe
-    field = field_at(path)
-    return section_of(field) if field is not None else None
+    return _at(path)[1] if path else Recipe
+
+
+def _at(path: Sequence[str]) -> tuple[FieldInfo | None, type[BaseModel] | None]:
+    """The field and the section under a key's parts; None for what is not there."""
+    model: type[BaseModel] | None = Recipe
+    entries: type[BaseModel] | None = None
+    field: FieldInfo | None = None
+    for part in path:
+        if entries is not None:  # a name that the user chose
+            model, entries = entries, None
+            continue
+        field = model.model_fields.get(part) if model is not None else None
+        if field is None:
+            return None, None
+        model, entries = section_of(field), _entries_of(field)
+    return field, model
+
+
+def _entries_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that each entry of a mapping holds, or None where the field is no such mapping."""
+    if get_origin(field.annotation) is not dict:
+        return None
+    entry = get_args(field.annotation)[1]
+    return entry if isinstance(entry, type) and issubclass(entry, Section) else None
 
 
 def type_text(field: FieldInfo) -> str:
@@ -144,6 +162,8 @@ def _annotation_text(annotation: Any) -> str:
             words.append(f"list of {_annotation_text(get_args(part)[0])}")
         elif get_origin(part) is dict:
             words.append(f"mapping of text to {_annotation_text(get_args(part)[1])}")
+        elif isinstance(part, type) and issubclass(part, Section):
+            words.append(f"settings ({', '.join(part.model_fields)})")
         else:
             words.append(_NAMES[part])
     if {"number", "integer"} <= set(words):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationError
 
 from tunesmith.recipe.describe import field_at, section_of, settings
-from tunesmith.recipe.problems import InvalidRecipeError, Problem, unknown_key
+from tunesmith.recipe.problems import InvalidRecipeError, Problem, from_validation, unknown_key
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.yaml_text import load_yaml
 
@@ -40,7 +40,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Pat
 
     `base` is the folder from which relative paths in overrides count (None leaves them). A section can be given in
     its short form (`method=full`) or as a mapping; either is merged into what is there. Raises `InvalidRecipeError`
-    naming every override that is wrong.
+    naming every override that is wrong, and with them all that is wrong in the recipe itself.
     """
     result = expand_short(data)
     problems: list[Problem] = []
@@ -67,22 +67,35 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Pat
                 continue
             _put(result, path, value, base)
     if problems:
-        raise InvalidRecipeError(problems, "--set")
+        others = _wrong_besides(result, {problem.key for problem in problems})
+        raise InvalidRecipeError([*problems, *others], "--set and the recipe" if others else "--set")
     return result
+
+
+def _wrong_besides(data: Mapping[str, Any], known: Container[str]) -> list[Problem]:
+    """What else is wrong with the settings that are there; overrides may be all of a recipe, so nothing is missing."""
+    try:
+        Recipe.model_validate(data)
+    except ValidationError as error:
+        return [problem for problem in from_validation(error) if problem.key not in known and problem.what != "missing"]
+    return []
 
 
 def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a recipe's mapping made absolute, counted from `folder`.
 
-    Data files and the file of an objective always are paths (of `FILE#PART` what stands before the mark, of an address
-    with `://` nothing); a base model, a teacher and a chat template are where they
-    begin with `.`, `/` or `~`, or name something that exists in the folder, as they may be a name instead.
+    Data files, the file of an objective and those of a task always are paths (of `FILE#PART` what stands before the
+    mark, of an address with `://` nothing); a base model, a teacher and a chat template are where they begin with `.`,
+    `/` or `~`, or name something that exists in the folder, as they may be a name instead.
     """
     result = copy.deepcopy(dict(data))
     for section, name in (("data", "train"), ("data", "validation"), ("data", "test")):
         inner = result.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(name), str):
             inner[name] = _absolute_source(inner[name], folder)
+    task = result.get("task")
+    if isinstance(task, dict):
+        _resolve_task_paths(task, folder)
     base = result.get("base")
     if isinstance(base, dict):
         for name in ("model", "chat_template"):
@@ -101,6 +114,18 @@ def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             if _is_path(teacher, folder, file=False):
                 distillation["teacher"] = str(_absolute(teacher, folder))
     return result
+
+
+def _resolve_task_paths(task: dict[str, Any], folder: Path) -> None:
+    """A schema's and a database's file, and the files of the user's metrics."""
+    for name in ("json_schema", "database"):
+        if isinstance(task.get(name), str):
+            task[name] = str(_absolute(task[name], folder))
+    metrics = task.get("metrics")
+    for metric in metrics.values() if isinstance(metrics, dict) else ():
+        file, colon, name = str(metric.get("formula", "") if isinstance(metric, dict) else "").rpartition(":")
+        if colon and file.endswith(".py"):
+            metric["formula"] = f"{_absolute(file, folder)}:{name}"
 
 
 def _read(raw: str, *, text: bool) -> Any:

@@ -52,6 +52,8 @@ def unknown_key(path: Sequence[str]) -> Problem:
     """
     key, parent = ".".join(path), ".".join(path[:-1])
     section = section_at(path[:-1])
+    if section is None and field_at(path[:-1]) is None:
+        return unknown_key(path[:-1])
     if section is None:
         return Problem(key, f"{parent} has no settings inside it")
     beside = list(section.model_fields)

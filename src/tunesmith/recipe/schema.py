@@ -12,12 +12,46 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Auto = Literal["auto"]
-TaskType = Literal["classification", "extraction", "generation"]
+TaskType = Literal[
+    "classification",
+    "multi_label",
+    "ordinal",
+    "regression",
+    "extraction",
+    "token_classification",
+    "summarisation",
+    "translation",
+    "question_answering",
+    "maths",
+    "text_to_sql",
+    "tool_calls",
+    "code",
+    "generation",
+]
 BaselineName = Literal["zero_shot", "few_shot", "retrieval", "trivial"]
 ALL_BASELINES: tuple[BaselineName, ...] = ("zero_shot", "few_shot", "retrieval", "trivial")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SIZE_PATTERN = r"^(auto|[0-9]+(\.[0-9]+)?\s*(GB|GiB|MB|MiB))$"
-MetricName = Literal["accuracy", "macro_f1", "entity_f1", "valid_json", "exact_match", "rouge_l"]
+METRIC_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*(\..+)?$"
+MetricName = str
+"""A metric of the task, or one of the recipe's own."""
+METRICS: dict[TaskType, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "multi_label": ("micro_f1", "macro_f1", "exact_match"),
+    "ordinal": ("quadratic_kappa", "accuracy", "adjacent_accuracy", "mae_score", "macro_f1"),
+    "regression": ("mae_score", "r2", "within_tolerance"),
+    "extraction": ("entity_f1", "valid_json", "exact_match", "schema_valid", "entity_precision", "entity_recall"),
+    "token_classification": ("entity_f1", "entity_precision", "entity_recall", "token_accuracy"),
+    "summarisation": ("rouge_l", "rouge_1", "rouge_2", "length_ratio"),
+    "translation": ("chrf", "bleu"),
+    "question_answering": ("token_f1", "exact_match"),
+    "maths": ("accuracy",),
+    "text_to_sql": ("execution_accuracy", "valid_sql", "exact_match"),
+    "tool_calls": ("call_accuracy", "name_accuracy", "argument_f1", "decision_accuracy"),
+    "code": ("pass_at_1", "valid_python", "exact_match"),
+    "generation": ("rouge_l", "exact_match"),
+}
+"""Metrics that may decide, by task. An extraction of objects has `f1.FIELD` for each field besides."""
 
 
 class Section(BaseModel):
@@ -31,9 +65,24 @@ class Goal(Section):
 
     use_case: str | None = Field(None, description="The use case in words: who asks what, and what for.")
     improve: str | None = Field(None, description="What should become better than it is now.")
-    metric: MetricName | Auto = Field("auto", description="The metric that decides; auto is the task's first one.")
+    metric: str = Field(
+        "auto",
+        pattern=METRIC_PATTERN,
+        description="The metric that decides: one of the task's, or of `task.metrics`; auto is the task's first one.",
+    )
     target: float | None = Field(None, ge=0, le=1, description="The value (0-1) below which nothing is good enough.")
     requests_per_month: int = Field(10_000, ge=1, description="Expected requests per month; for cost and break-even.")
+
+
+class CustomMetric(Section):
+    """A metric of the user's own: what an answer is worth, on a scale from the worst to the best value."""
+
+    formula: str = Field(
+        min_length=1,
+        description="An expression over `answer` and `expected`, or file.py:function with these two arguments.",
+    )
+    worst: float = Field(0.0, description="The value that counts as 0; what lies beyond counts so too.")
+    best: float = Field(1.0, description="The value that counts as 1; smaller than `worst` where less is better.")
 
 
 class Task(Section):
@@ -43,9 +92,23 @@ class Task(Section):
     instruction: str | None = Field(
         None, description="The instruction put before every input as a system message; the task has a default."
     )
-    labels: list[str] | Auto = Field("auto", description="Labels of a classification; auto takes those in the data.")
+    labels: list[str] | Auto = Field(
+        "auto", description="Labels of a classification (of an ordinal one in order); auto takes those in the data."
+    )
     answer_form: Literal["auto", "list", "object"] = Field(
         "auto", description="JSON form of an extraction's answer; auto looks at the data."
+    )
+    json_schema: str | None = Field(None, description="File with a JSON schema for an extraction's answers.")
+    tolerance: float | None = Field(
+        None, ge=0, description="Largest error of a number that still is right, for regression and maths."
+    )
+    database: str | None = Field(None, description="SQLite file on which queries are run, for text_to_sql.")
+    run_code: bool = Field(
+        False, description="Run the code a model writes, in a process with limits, to test it. Off: code is not scored."
+    )
+    time_limit: float = Field(5.0, gt=0, le=600, description="Seconds a query, or code with its tests, may take.")
+    metrics: dict[str, CustomMetric] = Field(
+        default_factory=dict, description="Metrics of your own by name, each with a formula and its scale."
     )
 
 
@@ -315,6 +378,25 @@ class Verdict(Section):
 
     min_gain: float = Field(0.01, ge=0, le=1, description="Smallest gain of the metric (0-1) worth shipping for.")
     power: float = Field(0.8, gt=0.5, lt=1, description="Power assumed when test rows needed are computed.")
+    margin: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Loss of the metric (0-1) that does not matter where the worse is cheaper: tuned then replaces "
+        "what costs more if it surely is not worse by more than this. Without it, costs do not decide.",
+    )
+    months: float = Field(12, gt=0, description="Months over which costs are added up, to say what is cheaper.")
+    gates: dict[str, float] = Field(
+        default_factory=dict,
+        description="The least (0-1) that tuned must have of other metrics, by name; below it, it is not shipped.",
+    )
+    slice_loss: float | None = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Loss (0-1) against the best alternative on one slice of the test rows, such as one label, from "
+        "which on tuned is not shipped where the loss is sure; none looks at no slices.",
+    )
     prices: Prices = Field(default_factory=lambda: Prices(), description="Prices for costs and break-even.")
 
 

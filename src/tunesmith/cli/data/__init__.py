@@ -13,6 +13,7 @@ COMMANDS = {
     ),
     "convert": ("tunesmith.cli.data.convert", "Write rows in another format, losing nothing unsaid."),
     "formats": ("tunesmith.cli.data.formats", "List the formats of rows that are recognised."),
+    "hosted": ("tunesmith.cli.data.hosted", "Say what OpenAI or Azure would refuse a file for, all at once."),
     "subsets": ("tunesmith.cli.data.subsets", "Freeze nested parts of the rows, and say what more rows would buy."),
     "synthesize": (
         "tunesmith.cli.data.synthesize",

@@ -88,6 +88,8 @@ def _heading(shown: ShownRow) -> Text:
     part = "" if shown.part == "train" else f" ({shown.part}: never learnt)"
     text = Text(f"{shown.source}, line {shown.line}{part}", style="bold")
     text.append(f"  {len(row.tokens):,} tokens, {row.supervised:,} learnt, row {row.example_id}", style="not bold dim")
+    if shown.tools:
+        text.append(f"\n{shown.tools}", style="not bold")
     if row.supervised and not row.ends_turn:
         text.append("\nno end of turn is learnt: the model may never stop", style="bold red")
     if row.cut is not None:
