@@ -377,7 +377,10 @@ def test_one_answer_for_all():
     (found,) = diagnose(history(curve, answers=COLLAPSED), MOSTLY)
     assert found.code == "one_answer_for_all" and "'warm'" in found.title
     assert "6 rows with another answer 0 %" in found.seen
-    assert changed(found).goal.metric == "macro_f1" and changed(found).train.epochs == 12.0
+    assert changed(found).goal.metric == "macro_f1" and changed(found).train.epochs == 36.0  # 4, nine times
+    less = replace(MOSTLY, labels={"warm": 225, "cold": 75})
+    (found,) = diagnose(history(curve, answers=COLLAPSED), less)
+    assert changed(found).train.epochs == 12.0
     learnt = COLLAPSED | {"top_share": 0.9, "rare_recall": 0.9}
     assert codes(history(curve, answers=learnt, accuracy=[0.99] * 8), MOSTLY) == []
     two_rows = COLLAPSED | {"rows": 20.0}

@@ -24,6 +24,8 @@ _GAP = (1.5, 0.2)
 """Factor and nats by which validation rows must be worse than training rows at the kept checkpoint."""
 _DOMINANT = 0.7
 """Share of the most frequent answer from which giving it always looks like success."""
+_LONGEST = 10.0
+"""Times the epochs of this run, at most, that a remedy asks for."""
 _SWALLOWED = 0.5
 """Share of the other rows that get the frequent answer, or are not answered rightly."""
 _FEW_ANSWERS = 3
@@ -115,8 +117,10 @@ def one_answer_for_all(curves: Curves, facts: TrainingFacts) -> Diagnosis | None
     rare = round((1 - expected) * measures["rows"])
     if rare < _FEW_ANSWERS or given < expected + _SWALLOWED * (1 - expected) or recall > 1 - _SWALLOWED:
         return None
+    # Until the other answers have been seen as often as the usual one was: they are what is left to learn.
+    longer = min(max(3.0, top[1] / (1 - top[1])), _LONGEST) if top[1] < 1 else _LONGEST
     changes: dict[str, Any] = {
-        "train.epochs": float(f"{3 * facts.epochs:.3g}"),
+        "train.epochs": float(f"{longer * facts.epochs:.3g}"),
         "train.max_steps": None,
         "train.patience": 0,
     }
@@ -131,7 +135,7 @@ def one_answer_for_all(curves: Curves, facts: TrainingFacts) -> Diagnosis | None
         why=f"{percent(top[1])} of the training rows have this answer. Giving it always is right so often that there "
         "is little left to learn from, and accuracy calls that a success.",
         remedy="Collect more rows with the other answers, or repeat theirs until the shares are alike; let macro-F1 "
-        "choose the checkpoint, and train longer.",
+        "choose the checkpoint, and train until they have been seen as often as the usual answer was.",
         changes=changes,
         steps=(kept.step,),
     )  # fmt: skip
