@@ -45,9 +45,9 @@ Settings = Mapping[str, Mapping[str, Any]]
 EXTRACTION: Mapping[str, tuple[Settings, ...]] = {
     "lora": (
         {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 20}},
-        {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 20, "loss": "all"}},
-        {"method": {"rank": 64, "dropout": 0.1}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 30}},
         {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 4e-3, "epochs": 20}},
+        {"method": {"rank": 64, "dropout": 0.1}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 30}},
+        {"method": {"rank": 32}, "train": {**_LONG, "learning_rate": 2e-3, "epochs": 20, "loss": "all"}},
         {"method": {"rank": 64}, "train": {**_LONG, "learning_rate": 1e-3, "epochs": 20}},
     ),
     "full": (

@@ -4,9 +4,9 @@
     python benchmarks/diagnosis.py --list | --quick
 
 Ten runs are spoiled on purpose and ten are healthy (other tasks, sizes, methods, seeds), all on `embedded:base` with
-small seeded tasks (`diagnosis_cases.py`). A spoiled run must get its diagnosis and no other; then the remedy is applied
-(the recipe changes that the diagnosis names, and the rows mended where only rows can be) and must give a better task
-metric on the same test rows. A healthy run must get none, at any validation.
+small seeded tasks (`_diagnosis_cases.py`). A spoiled run must get its diagnosis and no other; then the remedy is
+applied (the recipe changes that the diagnosis names, and the rows mended where only rows can be) and must give a
+better task metric on the same test rows. A healthy run must get none, at any validation.
 
 Runs are shared out among `--jobs` processes of `--threads` threads each. The result of every run is kept under
 `build/diagnosis/` as soon as there is one: interrupted, the same command continues; what was made from another base,
@@ -35,10 +35,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import diagnosis_tasks as tasks
-from diagnosis_cases import BASE, Case, all_cases, quick
-from diagnosis_page import page
-from diagnosis_run import facts_from, judge, work
+import _diagnosis_tasks as tasks
+from _diagnosis_cases import BASE, Case, all_cases, quick
+from _diagnosis_page import page
+from _diagnosis_run import facts_from, judge, work
 from tunesmith.models.load import base_folder
 from tunesmith.runs import environment, write_text
 

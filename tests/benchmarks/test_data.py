@@ -34,10 +34,12 @@ def test_limits_of_memory_and_time_hold_for_a_million_rows_only() -> None:
 
 def test_the_page_says_what_missed_its_limit() -> None:
     tokens = {
-        "seconds": 2.0, "rows": 10, "peak_bytes": 5e8, "tokens_per_second": 7e5, "raw_tokens_per_second": 1e6,
+        "seconds": 2.0, "cpu_seconds": 3.0, "rows": 10, "peak_bytes": 5e8, "tokens_per_second": 7e5,
+        "raw_tokens_per_second": 1e6,
         "share": 0.7, "bytes_per_token_on_disk": 2.5, "as_one_by_one": True, "met": True,
     }  # fmt: skip
-    measures = {"structure": {"seconds": 61.0, "rows": ROWS, "peak_bytes": 1e9, "met": False}, "tokens": tokens}
+    structure = {"seconds": 61.0, "cpu_seconds": 99.0, "rows": ROWS, "peak_bytes": 1e9, "met": False}
+    measures = {"structure": structure, "tokens": tokens}
     text = page(
         {
             "command": "python x",
@@ -45,8 +47,9 @@ def test_the_page_says_what_missed_its_limit() -> None:
             "rows": ROWS,
             "bytes": 5e8,
             "machine": "m",
+            "load_before": 0.1,
             "measures": measures,
         }
     )
-    assert "| structure | 61.0 | 16,393 | 1,000 MB | 60 s, 1.5 GB | **no** |" in text
+    assert "| 61.0 | 99.0 | 16,393 | 1,000 MB | 60 s, 1.5 GB | **no** |" in text and "load before the runs 0.1" in text
     assert "**0.70** of the tokenizer's own batch rate" in text and "exactly those" in text

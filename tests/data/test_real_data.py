@@ -116,7 +116,7 @@ def test_svamp(file: Any) -> None:
     assert result.examples[5].question == f"{rows[5]['Body']} {rows[5]['Question']}\nAnswer: "
     lines = path.read_text().splitlines()
     assert all(lines[example.line - 1].strip() == "{" for example in result.examples)
-    assert infer_task(result.examples) == "generation"
+    assert infer_task(result.examples) == "maths"
 
 
 def test_alpaca(file: Any) -> None:

@@ -95,6 +95,7 @@ def test_money_of_this_machine_devices_and_services():
     here = costs(found)[THIS_MACHINE]
     assert here.money == (2.0, 2.0) and here.currency == "EUR" and here.kind == "measured"
     assert here.electricity == (pytest.approx(0.2), pytest.approx(0.2))
+    assert costs(data_numbers(asked, loaded(), tokens()))[THIS_MACHINE].kind == "unmeasured"
     assert found.trained_tokens == 2 * 100 * 50 and found.epochs == 2 and found.steps == 50
     service = costs(found)["OpenAI gpt-4.1-mini"]
     assert service.money == (pytest.approx(10_000 / 1e6 * 5),) * 2 and service.currency == "USD"

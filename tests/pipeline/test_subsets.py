@@ -127,6 +127,10 @@ def test_a_rising_curve_says_that_more_helps_and_a_flat_one_that_it_does_not():
     flat = np.repeat(answered([250], 0.7, 2_000), 3, axis=0)
     found = extrapolate(rows, list(flat.mean(axis=1)), flat, min_gain=0.02, confidence=0.95)
     assert found.answer == "more_data_does_not_help" and found.predictions[0].gain == pytest.approx(0, abs=1e-9)
+    for same in (0.0, 1.0):  # nothing right, or everything: resamples cannot differ, so they show nothing
+        alike = np.full((3, 2_000), same)
+        found = extrapolate(rows, [same] * 3, alike, min_gain=0.02, confidence=0.95)
+        assert found.answer == "cannot_tell"
 
 
 def test_few_test_rows_cannot_tell():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("rate")
 @click.argument("run")
 @click.option("--candidates", nargs=2, metavar="A B", help="Default: tuned and the best alternative.")
-@click.option("--summary", is_flag=True, help="Show what the ratings say, and keep it for the verdict.")
+@click.option("--summary", is_flag=True, help="Show what the ratings say; `verdict` shows it too.")
 @click.option("--rows", type=click.IntRange(1), metavar="N", help="Rate at most N pairs.")
 @click.option("--overlap", type=click.IntRange(0), metavar="N", help="Pairs that everybody rates; default 30.")
 @click.option("--seed", type=int, help="Of the order of pairs and of their sides; default 0.")

@@ -34,7 +34,8 @@ def command(run: str, overrides: tuple[str, ...], as_json: bool) -> None:
         )
     preferences = read_preferences(folder.evaluation)
     if as_json:
-        print_json({**result.to_dict(), "preferences": [asdict(preference) for preference in preferences]})
+        said = {"preferences": [asdict(preference) for preference in preferences]} if preferences else {}
+        print_json({**result.to_dict(), **said})
         return
     print_result(result)
     for preference in preferences:

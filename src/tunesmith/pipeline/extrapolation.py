@@ -67,7 +67,7 @@ def extrapolate(
     min_gain: the smallest gain worth having.
 
     It helps where the whole interval of the gain from twice the rows is at least `min_gain`, does not where all of it
-    is below, and else cannot be told.
+    is below, and else cannot be told; nor where all resamples are alike.
     """
     if len(rows) < _FEWEST_POINTS:
         return None
@@ -86,7 +86,10 @@ def extrapolate(
         predictions.append(
             Prediction(round(factor * largest), value, min(low, value), max(high, value), gain, gain_low, gain_high)
         )
-    return Extrapolation(tuple(predictions), _answer(predictions[0], min_gain), a, b, c)
+    # Where all rows are right, or all wrong, resamples cannot differ: an interval of no width says nothing.
+    flat = bool(np.ptp(draws) == 0)
+    answer: Answer = "cannot_tell" if flat else _answer(predictions[0], min_gain)
+    return Extrapolation(tuple(predictions), answer, a, b, c)
 
 
 def fit_power_law(

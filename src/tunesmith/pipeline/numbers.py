@@ -35,14 +35,15 @@ from tunesmith.training.plan import steps_of
 THIS_MACHINE = "this machine"
 _FITS = 0.9
 """Share of a device's memory that a training may take."""
-Kind = Literal["measured", "estimated", "service"]
+Kind = Literal["measured", "unmeasured", "estimated", "service"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What the training takes in one place; None where it does not apply or is not known.
 
-    kind: measured here, estimated from a device's profile, or the price list of a service.
+    kind: measured here (`check` does it, until then it is unmeasured), estimated from a device's profile, or the price
+    list of a service.
     seconds, money: lowest and highest. money: in `currency`, of machine hours or tokens; electricity: of energy alone.
     memory_bytes: predicted here; the least that is needed elsewhere. fits: into the memory there.
     """
@@ -168,7 +169,7 @@ def _refuse_unknown(prices: Prices) -> None:
 
 def _here(prices: Prices, time: TimeForecast | None, memory_bytes: int | None) -> Cost:
     if time is None:
-        return Cost(THIS_MACHINE, "measured", memory_bytes=memory_bytes, currency=prices.currency)
+        return Cost(THIS_MACHINE, "unmeasured", memory_bytes=memory_bytes, currency=prices.currency)
     money = time.seconds / 3600 * prices.hardware_per_hour
     power = _energy(prices.power_watts, (time.seconds, time.seconds), prices)
     return Cost(
@@ -214,7 +215,7 @@ def _formulas(method: Method, shape: Shape) -> dict[str, str]:
     factor = 6 if method.type == "full" else 4
     return {
         "training tokens": "tokens of all rows × epochs",
-        "time on this machine": "micro-batches, tokens and steps × the seconds each was measured to take here",
+        "time on this machine": "micro-batches, tokens and steps × the seconds each takes here, as `check` measures it",
         "time elsewhere": f"{factor} × {shape.matrices:,} weights × training tokens / "
         "(share of the peak that trainings reach × peak)",
         "memory elsewhere": "at least weights + 16 bytes × trained values + (2 × layers + 34) × hidden × longest row",

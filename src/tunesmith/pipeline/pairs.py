@@ -67,7 +67,7 @@ def prepare_pairs(recipe: Recipe, earlier: Recipe | None = None) -> PreparedPair
     base, added = open_base(recipe)
     train, validation = (pair_groups(base.tokenizer, part) for part in (splits.train, splits.validation))
     lengths = [len(s.ids) for group in train for s in group.samples]
-    binary = all(group.label in (0.0, 1.0) for group in train)
+    metric = "pair_accuracy" if all(group.label in (0.0, 1.0) for group in train) else "spearman"
     resolved, choices = resolve(
         recipe.model_copy(update={"task": recipe.task.model_copy(update={"type": "generation"})}),
         Facts(
@@ -84,7 +84,7 @@ def prepare_pairs(recipe: Recipe, earlier: Recipe | None = None) -> PreparedPair
             device="cuda" if base.model.device.type == "cuda" else "cpu",
             bf16_supported=base.model.device.type == "cuda",
             has_chat_template=bool(getattr(base.tokenizer, "chat_template", None)),
-            metric_default="accuracy",
+            metric_default=metric,
             data_format="columns",
         ),
     )
@@ -108,7 +108,7 @@ def prepare_pairs(recipe: Recipe, earlier: Recipe | None = None) -> PreparedPair
         rows=rows,
         validation=kept,
         validation_rows=len(kept),
-        metric="pair_accuracy" if binary else "spearman",
+        metric=metric,
         score=score if kept else None,
         probes=[group.samples[0].ids.tolist() for group in (kept or rows)[:_PROBES]],
     )

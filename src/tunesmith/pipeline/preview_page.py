@@ -104,11 +104,19 @@ def bin_name(one: Bin) -> str:
     return f"{one.low} to {one.high}"
 
 
+_HOW = {
+    "measured": "measured",
+    "unmeasured": "not measured: see `tunesmith check`",
+    "estimated": "estimated",
+    "service": "price list",
+}
+
+
 def cost_cells(cost: Cost, currency: str) -> dict[str, str]:
     """A line of the table of costs in words; a dash where something does not apply. `currency`: of electricity."""
     return {
         "place": cost.place,
-        "how": {"measured": "measured", "estimated": "estimated", "service": "price list"}[cost.kind],
+        "how": _HOW[cost.kind],
         "time": between(cost.seconds, wording.duration) if cost.fits is not False else "does not fit",
         "memory": _memory(cost),
         "money": between(cost.money, lambda value: wording.money(value, cost.currency)),

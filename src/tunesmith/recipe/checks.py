@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from tunesmith.recipe.problems import Problem
-from tunesmith.recipe.schema import METRIC_PATTERN, METRICS, Recipe
+from tunesmith.recipe.schema import METRIC_PATTERN, METRICS, PAIR_METRICS, Recipe
 
 
 def check_values(recipe: Recipe) -> list[Problem]:
@@ -50,6 +50,8 @@ def _positive(recipe: Recipe) -> Iterator[Problem]:
 def _task(recipe: Recipe) -> Iterator[Problem]:
     task, wanted = recipe.task, recipe.goal.metric
     known = {name for kind, names in METRICS.items() if task.type in (kind, "auto") for name in names}
+    if recipe.data.columns.second is not None:
+        known = set(PAIR_METRICS)
     fields = task.type in ("extraction", "auto") and wanted.startswith("f1.")
     if wanted != "auto" and wanted not in known | set(task.metrics) and not fields:
         names = [*sorted(known), *task.metrics]

@@ -52,6 +52,8 @@ METRICS: dict[TaskType, tuple[str, ...]] = {
     "generation": ("rouge_l", "exact_match"),
 }
 """Metrics that may decide, by task. An extraction of objects has `f1.FIELD` for each field besides."""
+PAIR_METRICS = ("pair_accuracy", "spearman")
+"""Those of pairs of texts (`data.columns.second`): with two labels, with graded ones."""
 
 
 class Section(BaseModel):

@@ -1,7 +1,7 @@
 """The twenty trainings of `diagnosis.py`: ten mistakes, and ten runs as they should be.
 
-All are small seeded tasks on `embedded:base` (`diagnosis_tasks.py`). What a case must show is in its fields; how it is
-carried out and judged is in `diagnosis_run.py`.
+All are small seeded tasks on `embedded:base` (`_diagnosis_tasks.py`). What a case must show is in its fields; how it is
+carried out and judged is in `_diagnosis_run.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-import diagnosis_tasks as tasks
-from diagnosis_tasks import Row
+import _diagnosis_tasks as tasks
+from _diagnosis_tasks import Row
 from tunesmith.text.types import Sample
 
 BASE = "embedded:base"

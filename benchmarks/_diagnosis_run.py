@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diagnosis_cases import BASE, Case, Parts, all_cases
+from _diagnosis_cases import BASE, Case, Parts, all_cases
 from tunesmith.data.types import Example
 from tunesmith.models.forward import LanguageModel
 from tunesmith.pipeline.prepare import Prepared, prepare, read_data
