@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import tracemalloc
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.data.makers import plain_text
-from tunesmith.data import Example, check_examples, load_examples, make_splits, on_disk, streaming
+from tunesmith.data import Example, check_examples, load_examples, make_splits, on_disk, reading, streaming
 from tunesmith.data.on_disk import StoredExample, is_large, load_on_disk
-from tunesmith.errors import ResourceError
+from tunesmith.errors import DataError, ResourceError
 from tunesmith.recipe.schema import Data, Split
 
 
@@ -111,8 +112,53 @@ def test_memory_grows_by_rows_and_not_by_what_they_hold(tmp_path, monkeypatch):
         tracemalloc.start()
         examples = load_on_disk(spec, spec.train, tmp_path / "cache").examples
         splits = make_splits(examples, None, None, Split(near_duplicates="ignore"), task_type="generation")
+        gc.collect()  # what is held, and not what waits to be collected
         held.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
         assert len(splits.train) + len(splits.validation) + len(splits.test) == 1_000
     assert held[1] < held[0] + 300_000  # of rows with 1,400,000 bytes more
     assert held[0] < 1_000 * 600
+
+
+def late_rows(late: dict, count: int = 12) -> list[dict]:
+    """Rows of two columns, of which only the last have more."""
+    return [{"a": f"question {n}", "b": f"answer {n}", **(late if n >= count - 3 else {})} for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},  # two columns explain themselves, whatever comes later
+        {"columns": {"prompt": "a", "answer": "late"}},
+        {"columns": {"prompt": "a", "answer": ["b", "late"]}},
+        {"columns": {"prompt": "a", "answer": "late.at"}},
+        {"columns": {"prompt": "a", "answer": "b", "rejected": "late"}},
+        {"template": "{a} and {late} → {b}"},
+        {"columns": {"prompt": "a", "answer": "late"}, "defaults": {"late": "none"}},
+    ],
+)
+def test_columns_that_come_late_are_read_alike(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(reading, "HEAD_ROWS", 5)
+    monkeypatch.setattr(streaming, "HEAD_ROWS", 5)
+    monkeypatch.setattr("tunesmith.data.examples.LOOK_AT", 2)
+    written(tmp_path / "rows.jsonl", late_rows({"late": {"at": "x"} if "late.at" in str(settings) else "so"}))
+    spec = Data(train=str(tmp_path / "rows.jsonl"), **settings)
+    held = load_examples(spec, spec.train)
+    stored = load_on_disk(spec, spec.train, tmp_path / "cache")
+    assert stored.examples == held.examples and stored.findings == held.findings
+    assert (stored.rows, stored.format, stored.reason) == (held.rows, held.format, held.reason) and held.rows == 12
+    assert len(held.examples) == (12 if not settings or "defaults" in settings else 3)
+
+
+def test_a_column_that_no_row_has_is_refused_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "HEAD_ROWS", 5)
+    monkeypatch.setattr(streaming, "HEAD_ROWS", 5)
+    monkeypatch.setattr("tunesmith.data.examples.LOOK_AT", 2)
+    written(tmp_path / "rows.jsonl", late_rows({"late": "so"}))
+    spec = Data(train=str(tmp_path / "rows.jsonl"), columns={"prompt": "a", "answer": "nowhere"})
+    said = []
+    for load in (lambda: load_examples(spec, spec.train), lambda: load_on_disk(spec, spec.train, tmp_path)):
+        with pytest.raises(DataError, match="'nowhere', but there is no such column") as caught:
+            load()
+        said.append(str(caught.value))
+    assert said[0] == said[1]

@@ -199,3 +199,11 @@ def test_dictionary_is_strong_on_tasteset(shared_data: Path) -> None:
     print(f"\ntasteset, entity F1: {scores}")
     assert scores["trivial_dictionary"] > 0.7
     assert scores["trivial_amount_unit"] > scores["trivial_copy"]
+
+
+def test_the_mean_is_of_the_numbers_that_the_task_reads() -> None:
+    rows = [example("a", "12 kg"), example("b", "about 2.5 kg"), example("c", "1,000 kg")]
+    task = task_of("regression", rows)
+    mean = fitted(task, rows)["trivial_mean"]
+    assert mean.notes == {"mean": 338.167} and texts(mean, rows[:2]) == ["338.167", "338.167"]
+    assert task.parse("338.167") == 338.167

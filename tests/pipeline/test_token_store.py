@@ -15,12 +15,15 @@ from tests.tiny import save_base
 from tunesmith.cli.progress import bar_text
 from tunesmith.data import load_examples, on_disk
 from tunesmith.data.on_disk import StoredExample
+from tunesmith.data.types import Example, Message, ToolCall
 from tunesmith.pipeline import prepare, tokens
 from tunesmith.pipeline.prepare import Rows, read_data, trainable_samples
 from tunesmith.pipeline.result import Result
 from tunesmith.pipeline.run import run
+from tunesmith.pipeline.stage import data_key
 from tunesmith.recipe import parse_recipe
 from tunesmith.recipe.schema import Recipe
+from tunesmith.tasks.generation import Generation
 from tunesmith.text.render import Renderer
 from tunesmith.text.store import StoredSamples
 from tunesmith.training.loop import _Training
@@ -217,3 +220,50 @@ def test_memory_does_not_grow_with_the_text(folder, tmp_path, large, monkeypatch
         assert sizes[2] - sizes[1] > 1_000_000
         grown[name] = (peaks[2] - peaks[1]) / (sizes[2] - sizes[1])
     assert grown["disk"] < 0.4 and grown["memory"] > 0.8, grown
+
+
+def test_a_task_that_says_other_words_has_stores_of_its_own(folder, cache, large, monkeypatch):
+    """The recipe and the rows are the same; what the code makes of them is not."""
+    prepared(recipe_of(folder))
+    real = tokens.training_conversation
+    monkeypatch.setattr(tokens, "training_conversation", lambda task, row: (Message("system", "so"), *real(task, row)))
+    made = prepared(recipe_of(folder))
+    assert len(list((cache / "tokens").glob("*/index.json"))) == 4
+    assert made.renderer.tokenizer.decode(made.train[0].ids).startswith("so")
+
+
+def with_tools(number: int, arguments: str = "{}", about: str = "") -> Example:
+    tool = json.dumps({"type": "function", "function": {"name": "look", "description": about, "parameters": {}}})
+    call = Message("assistant", "", tool_calls=(ToolCall("1", "look", arguments),))
+    return Example(f"row {number}", (Message("user", "é?"), call), "[]", number, "x", tools=(tool,))
+
+
+def test_tools_and_calls_count_for_the_size_of_a_row(monkeypatch):
+    rows = [with_tools(n) for n in range(40)]
+    rows[7], rows[23] = with_tools(7, json.dumps({"at": "x" * 900})), with_tools(23, about="y" * 900)
+    task = Generation(given_instruction="")
+    size = tokens.said_bytes(task, rows[0])
+    assert size == len("é?".encode()) + len("look" + "{}") + len(rows[0].tools[0])
+    assert min(tokens.said_bytes(task, rows[n]) for n in (7, 23)) > 900
+    assert [row.line for row in prepare._thinned(rows, task, 4, 1_000)] == [0, 7, 10, 20, 23, 30]
+    assert len(prepare._thinned(rows, Generation(given_instruction="z" * 600), 4, 1_000)) == 40
+    monkeypatch.setattr(tokens, "WORTH_KEEPING", 40 * size + 1_000)
+    assert tokens._many(rows, task) and not tokens._many(rows[8:23], task)
+
+
+def test_what_was_trained_on_tools_before_they_were_rendered_is_not_done(folder, tmp_path):
+    plain = prepared(recipe_of(folder))
+    assert not plain.has_tools and "tools" not in data_key(plain)
+    row = with_tools(1)
+    function = json.loads(row.tools[0])
+    lines = [
+        {
+            "messages": [{"role": "user", "content": f"{a} {n}"}, {"role": "assistant", "content": b}],
+            "tools": [function],
+        }
+        for n, (a, b) in enumerate(tone_rows(60))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = prepared(with_data(recipe_of(folder), train=str(tmp_path / "rows.jsonl")))
+    assert made.has_tools
+    assert data_key(made)["tools"] == {"version": 1, "source": made.renderer.source, "how": "plain"}

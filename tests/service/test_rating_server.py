@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ from tunesmith.evaluation.rating import (
     read_ratings,
 )
 from tunesmith.service.rating import RatingServer, RatingSession
+from tunesmith.service.rating import server as server_module
 from tunesmith.service.rating.server import LARGEST_BODY
 
 A, B = "tuned", "few_shot"
@@ -246,6 +249,40 @@ def test_a_choice_is_on_the_disk_when_it_is_answered_and_names_no_candidate(clie
     said.append(json.dumps(client.post("/back", {"rater": "ann", "pair": None})[1]).encode())
     assert not any(name.encode() in text for text in said for name in (A, B))
     assert {r.choice for r in read_ratings(tmp_path / "ratings.jsonl").latest.values()} >= {"tie", "both_bad"}
+
+
+def test_left_stands_before_right_whoever_is_left(log, tmp_path):
+    one = session(log, tmp_path, count=30, overlap=30)
+    lefts = set()
+    for _ in range(30):
+        shown = one.next("ann")
+        lefts.add(one.plan.left(one._pair(shown["pair"]), "ann"))
+        assert list(shown) == ["pair", "question", "reference", "left", "right", "before", "progress"]
+        one.rate("ann", shown["pair"], "tie", 1)
+    assert lefts == {A, B}
+
+
+def test_an_address_that_is_none_is_refused(server, client):
+    for path in ("http://[", "http://[x]/"):
+        with socket.create_connection(("127.0.0.1", client.port), timeout=10) as raw:
+            raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {client.host}\r\n\r\n".encode())
+            assert raw.recv(64).split()[1] == b"400"
+
+
+def test_who_breaks_off_leaves_no_traceback(client, monkeypatch, capfd):
+    def broken(*_: object) -> None:
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server_module._Handler, "_send", broken)
+        with pytest.raises((http.client.HTTPException, OSError)):
+            client.ask("GET", "/nothing")
+    with socket.create_connection(("127.0.0.1", client.port), timeout=10) as raw:
+        raw.sendall(b"GET / HT")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.2)
+    assert client.post("/next", {"rater": "ann"})[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_many_at_once_lose_nothing(client, tmp_path):

@@ -52,6 +52,21 @@ def test_a_function_of_a_file(tmp_path: Path) -> None:
     assert quick_score(task, ['{"sum": -8}', '{"sum": 99}'], rows)["saved"] == pytest.approx((0 + 0.4) / 2)
 
 
+def test_whatever_a_function_raises_on_an_answer_is_counted_and_told_once(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import re\n\ndef likes(answer, expected):\n    assert answer != 'x'\n"
+        "    return bool(re.match(answer, expected))\n"
+    )
+    rows = [example(str(i), "good") for i in range(4)]
+    task = fit_task(spec(likes={"formula": f"{tmp_path}/own.py:likes"}), "generation", rows)
+    with pytest.warns(RuntimeWarning) as told:
+        scores = quick_score(task, ["(", "[", "x", "go*d"], rows)
+    assert scores["likes"] == 0.25
+    messages = [str(warning.message) for warning in told]
+    assert len(messages) == 2 and "task.metrics.likes" in messages[0] and "line 4 of own.py" in messages[1]
+    assert task.metrics["likes"].failures.total() == 3  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("formula", "told"),
     [
@@ -65,6 +80,10 @@ def test_a_function_of_a_file(tmp_path: Path) -> None:
         ("'a' * 3", "fails on an expected answer"),
         ("1 / 0", "fails on an expected answer"),
         ("1e400", "gives inf"),
+        ("round(7, 0-20000000)", "at most 300"),
+        ("-" * 1500 + "1", "nested"),
+        ("+".join(["1"] * 900), "nested"),
+        ("[x for x in " + "-" * 900 + "1]", "nested"),
         ("nowhere.py:f", "no file"),
     ],
 )
@@ -89,6 +108,8 @@ def test_names_of_the_task_and_files_without_the_function_are_refused(tmp_path: 
     [
         ("1 if answer == expected else 0", 0),
         ("not answer in ['x', 'y'] or 2 < 1", True),
+        ("round(2.567, 2) + round(1234, -2)", 1202.57),
+        ("+".join(["1"] * 90), 90),
         ("max(len(answer), 2) - abs(-3) // 2 + 7 % 4", 5),
         ("1 < 2 < 3", True),
         ("round(float('2.6')) + min(1, 2)", 4),

@@ -35,6 +35,15 @@ from tunesmith.tasks.regression import RSquared
         ("the answer is: yes", "yes"),
         (r"\boxed{unclosed 5", "5"),
         ("1/0", "1/0"),
+        ("the answer is 5 * 12 = 60.", "60"),
+        ("The answer is 5 * 12 = 60, since 60 = 5 dozen", "60"),
+        ("The answer is 8, because 5 + 4 = 9 less 1", "8"),
+        ("The answer is, of course, 1,250.5 - 0.5 = 1,250", "2501/2"),
+        (r"the answer is \frac{1}{2}", "1/2"),
+        (r"\boxed{1e5000}", "1e5000"),
+        (r"\boxed{1e20000000}", "1e20000000"),
+        (r"\boxed{1_000}", "1_000"),
+        (r"\boxed{+5.}", "5"),
     ],
 )
 def test_final_answers(text: str, answer: str | None) -> None:
@@ -54,12 +63,21 @@ def test_a_number_is_read_however_it_is_written(number: int, separated: bool) ->
     assert as_number(f"{written}.0") == number
 
 
+@pytest.mark.parametrize("text", ["9" * 499, "9" * 496 + "e999", "." + "1" * 490 + "e-999", "1/" + "7" * 490])
+def test_the_longest_numbers_can_be_written_out(text: str) -> None:
+    assert as_number(text) is not None and final_answer(f"\\boxed{{{text}}}")
+    assert as_number(text + "0" * 99) is None
+
+
 def test_maths_scores_the_final_answer_only() -> None:
     rows = [example("2 and 2?", "#### 4"), example("1 and 2?", "3"), example("5?", "5"), example("0.1?", "0.1")]
     task = fit_task(TaskSpec(), "maths", rows)
     assert quick_score(task, ["2 + 2 = 4\n#### 4", "The answer is 3.0", "five", "0.11"], rows) == {"accuracy": 0.5}
     near = fit_task(TaskSpec(tolerance=0.05), "maths", rows)
     assert quick_score(near, ["4", "3", "5", "0.11"], rows) == {"accuracy": 1.0}
+    third = fit_task(TaskSpec(tolerance=0.3), "maths", [example("q", "1")])
+    assert quick_score(third, ["1.3"], [example("q", "1")]) == {"accuracy": 1.0}
+    assert quick_score(third, ["1.3001"], [example("q", "1")]) == {"accuracy": 0.0}
     with pytest.raises(DataError, match=r"rows\.csv:7"):
         fit_task(TaskSpec(), "maths", [example("q", "no number", line=7)])
     assert isinstance(task, Maths) and task.slices(rows[0]) == {"numbers": "2"}
@@ -82,6 +100,9 @@ def test_regression_scores() -> None:
     within = fit_task(TaskSpec(tolerance=1), "regression", rows)
     assert next(iter(within.metrics)) == "within_tolerance"
     assert quick_score(within, ["1", "7", "9.5"], rows)["within_tolerance"] == pytest.approx(2 / 3)
+    tenth = Regression(0.0, 10.0, tolerance=0.1)
+    shares = [quick_score(tenth, [text], [example("q", "1")])["within_tolerance"] for text in ("1.1", "0.9", "1.1001")]
+    assert shares == [1.0, 1.0, 0.0]
     with pytest.raises(DataError, match="not a number"):
         fit_task(TaskSpec(), "regression", [example("a", "1"), example("b", "high")])
 

@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 import sys
+import time
 from pathlib import Path
 from statistics import mean
 
@@ -91,6 +92,43 @@ def test_broken_expected_queries_and_databases_are_named(shop: str, tmp_path: Pa
         sql_task(str(tmp_path / "text"), "SELECT 1")
 
 
+@pytest.mark.parametrize("size", [4_000_000, 400_000])
+def test_queries_of_slow_steps_are_stopped_in_time(shop: str, size: int) -> None:
+    numbers = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t)"
+    task, _ = sql_task(shop, "SELECT 1", time_limit=0.1)
+    began = time.process_time()
+    assert task.run(f"{numbers} SELECT sum(length(hex(randomblob({size})))) FROM t") is None
+    assert time.process_time() - began < 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("Here is the query, with a filter:\nSELECT 1", "SELECT 1"),
+        ("This will select the names:\nSELECT name FROM item", "SELECT name FROM item"),
+        ("The query: SELECT a FROM (\nSELECT 1 AS a)", "SELECT a FROM (\nSELECT 1 AS a)"),
+        ("SELECT a FROM t;\n\nThis finds a.", "SELECT a FROM t"),
+        ("SELECT ';' AS \"a;b\" -- don't; stop\nFROM t; SELECT 2", "SELECT ';' AS \"a;b\" -- don't; stop\nFROM t"),
+        ("Sure. with recursive x(a, b) as (select 1, 2) table", "with recursive x(a, b) as (select 1, 2) table"),
+        ('WITH "my t" AS MATERIALIZED (SELECT 1) SELECT 2;', 'WITH "my t" AS MATERIALIZED (SELECT 1) SELECT 2'),
+        ("I answer with words.", None),
+    ],
+)  # fmt: skip
+def test_queries_are_found_among_words(shop: str, text: str, query: str | None) -> None:
+    assert TextToSql(shop).parse(text) == query
+
+
+def test_long_whole_numbers_are_not_rounded(shop: str) -> None:
+    task, rows = sql_task(shop, "SELECT 9007199254740993")
+    scores = [
+        quick_score(task, [answer], rows)["execution_accuracy"]
+        for answer in ("SELECT 9007199254740992", "SELECT 9007199254740990 + 3")
+    ]
+    assert scores == [0.0, 1.0]
+    task, rows = sql_task(shop, "SELECT 3, 0.3")
+    assert quick_score(task, ["SELECT 3.0, 0.1 + 0.2"], rows)["execution_accuracy"] == 1.0
+
+
 # Tool calls.
 
 CALLS = ToolCalls()
@@ -130,6 +168,31 @@ def test_call_scores() -> None:
     assert near["argument_f1"] == pytest.approx(2 * 1 / (2 * 1 + 2 + 1))
     assert set(quick_score(task, ["{broken", "{broken"], rows).values()) == {0.0}
     assert [task.slices(row)["function"] for row in rows] == ["weather", "none"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "right"),
+    [
+        ({"at": [48.1, 11.5]}, {"at": [11.5, 48.1]}, False),
+        ({"at": [[1, 2], [3]]}, {"at": [1, 2, 3]}, False),
+        ({"at": "5"}, {"at": 5}, False),
+        ({"at": True}, {"at": 1}, False),
+        ({"at": []}, {}, False),
+        ({"at": None}, {}, False),
+        ({"at": {"x": 1, "y": [" New  York"]}}, {"at": {"y": ["new york"], "x": 1.0}}, True),
+    ],
+)
+def test_right_calls_have_the_structure_of_the_expected(given: object, wanted: object, right: bool) -> None:
+    rows = [example("q", json.dumps({"name": "f", "arguments": wanted}))]
+    assert quick_score(CALLS, [json.dumps({"name": "f", "arguments": given})], rows)["call_accuracy"] == float(right)
+
+
+@pytest.mark.parametrize("levels", [600, 900])
+def test_calls_that_nest_without_end_are_unreadable(levels: int) -> None:
+    deep = "[" * levels + "]" * levels
+    assert CALLS.parse(deep) is None
+    assert CALLS.parse(f'{{"name": "f", "arguments": {{"a": {deep}}}}}') is None
+    assert CALLS.parse(json.dumps({"name": "f", "arguments": f'{{"a": {deep}}}'})) is None
 
 
 def test_tools_that_rows_define_are_offered_as_the_model_does_it() -> None:

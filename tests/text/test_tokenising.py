@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,14 +13,14 @@ from tests.text.tokenizers import CHATML, merging, with_special
 from tests.tiny import byte_tokenizer
 from tunesmith.data import streaming
 from tunesmith.data.examples import load_examples
-from tunesmith.data.types import Message
+from tunesmith.data.types import Message, ToolCall, Toolset
 from tunesmith.recipe.schema import Data
 from tunesmith.recipe.schema import Task as TaskSpec
 from tunesmith.tasks import fit_task
 from tunesmith.tasks.conversation import training_conversation
 from tunesmith.text import tokenising
 from tunesmith.text.render import Renderer
-from tunesmith.text.tokenising import store_key, tokenise_conversations, tokenise_source
+from tunesmith.text.tokenising import store_key, tokenise_conversations, tokenise_source, turns_hash
 
 
 def chat_rows(count: int) -> list[dict]:
@@ -148,3 +149,45 @@ def test_the_key_changes_with_all_that_decides_the_tokens():
     }
     assert len(keys) == 7
     assert store_key("rows", Renderer(byte_tokenizer()), "assistant") in keys
+
+
+@pytest.mark.parametrize("role", ["eos_token", "bos_token", "unk_token"])
+def test_the_key_has_what_its_tokens_are_to_a_tokenizer(role):
+    """The serialised tokenizer does not say it, and templates write these tokens."""
+    tokenizer = with_special()
+    before = store_key("rows", Renderer(tokenizer), "assistant")
+    setattr(tokenizer, role, "<|eot|>")
+    assert store_key("rows", Renderer(tokenizer), "assistant") != before
+
+
+def test_the_key_has_where_answers_end_and_how_system_messages_are_taken():
+    renderer = Renderer(with_special(CHATML))
+    keys = {store_key("rows", renderer, "assistant")}
+    renderer.folds_system = not renderer.folds_system
+    keys.add(store_key("rows", renderer, "assistant"))
+    renderer.stop_ids |= {3}
+    keys.add(store_key("rows", renderer, "assistant"))
+    assert len(keys) == 3
+
+
+def test_all_of_a_turn_is_in_its_hash():
+    tool = '{"type": "function", "function": {"name": "look"}}'
+    call = Message("assistant", "so", tool_calls=(ToolCall("1", "look", '{"at": 1}'),))
+    turns = [
+        Message("assistant", "so"),
+        Message("user", "so"),
+        Message("assistant", "so."),
+        Message("assistant", "so", 0.5),
+        Message("assistant", "so", name="ann"),
+        call,
+        replace(call, tool_calls=(ToolCall("1", "look", '{"at": 2}'),)),
+        replace(call, tool_calls=(ToolCall("1", "see", '{"at": 1}'),)),
+        Message("assistant", "so", tool_call_id="1"),
+        Message("assistant", "so", tools=Toolset((tool,))),
+        Message("assistant", "so", tools=Toolset((tool,), parallel=False)),
+    ]
+    said = [[("a", [turn])] for turn in turns]
+    more = [[("b", turns[:1])], [("a", turns[:2])], [("a", turns[:1]), ("a", turns[1:2])], []]
+    hashes = [turns_hash(iter(one)) for one in (*said, *more)]
+    assert len(set(hashes)) == len(hashes) == 15
+    assert turns_hash([("a", [replace(turns[0])])]) == hashes[0]

@@ -311,3 +311,27 @@ def test_an_answer_is_scored_in_the_form_that_rows_expect() -> None:
     ids = r.tokenizer("call look {}")["input_ids"]
     assert r.answer(ids, (Message("user", "q"),)).calls == ()  # nobody spoke of tools
     assert r.answer(ids, offering((Message("user", "q"),), [TOOL])).calls != ()
+
+
+NAMED_TAGS = HERMES.replace(
+    """{{- '\n<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' -}}
+{{- (call.function.arguments | tojson) + '}\n</tool_call>' -}}""",
+    """{{- '\n<tool_call>\n<function=' + call.function.name + '>' -}}
+{%- for key, value in call.function.arguments | items -%}
+{{- '<parameter=' + key + '>' + value | string + '</parameter>' -}}
+{%- endfor -%}
+{{- '</function>\n</tool_call>' -}}""",
+)
+
+
+def test_a_template_whose_calls_cannot_be_read_back_gets_plain_words() -> None:
+    """It shows definition, call and result, but what a model learns from it would never count as a call."""
+    assert NAMED_TAGS != HERMES
+    r = Renderer(with_special(NAMED_TAGS))
+    assert r.tools == "plain" and native("hermes").tools == "template"
+    call = Message("assistant", "", tool_calls=(ToolCall("1", "look", '{"at": "x"}'),))
+    row = offering((Message("user", "hi"), call), [TOOL])
+    made = r.sample(row)
+    answer = r.answer(made.ids[made.weights > 0].tolist(), row[:1])
+    assert [(c.name, json.loads(c.arguments)) for c in answer.calls] == [("look", {"at": "x"})]
+    assert r.stop_ids == Renderer(with_special(CHATML)).stop_ids

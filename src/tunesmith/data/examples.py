@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from tunesmith.data.shapes import refuse_contradictions
 from tunesmith.data.sources import address_of
 from tunesmith.data.streaming import Scan, first_rows, scan_rows
 from tunesmith.data.task_type import is_json_answer
+from tunesmith.data.template import parse_template, root_column
 from tunesmith.data.types import Content, Example, Finding, Kind, Row
 from tunesmith.recipe.schema import Data
 
@@ -71,7 +72,8 @@ def examples_from(
     log = FindingLog(where)
     if not read.rows:  # every record is broken; there are no columns to speak of
         return LoadResult([], in_order(read.findings), spec.format, read.left_out, "no row could be read")
-    reader = row_reader(spec, read.rows, read.columns, where)
+    columns = _deciding(spec, read.head_columns, lambda: read.columns)
+    reader = row_reader(spec, read.rows, columns, where)
     maker = ExampleMaker(spec.system)
     examples = []
     for row in read.rows:
@@ -123,12 +125,31 @@ def scan_examples(
     if not rows:
         nothing = scan_rows(source, _count_only, encoding=spec.encoding, processes=processes)
         return ExampleScan([], nothing.findings, spec.format, "no row could be read", nothing.rows, 0)
+    columns = _deciding(
+        spec,
+        columns,
+        lambda: scan_rows(source, _count_only, encoding=spec.encoding, processes=processes).columns,
+    )
     reader = row_reader(spec, rows, columns, where)
     look = partial(_work_on, reader=reader, system=spec.system, task_type=task_type, learns=learns, work=work)
     scan: Scan[tuple[Made, int]] = scan_rows(source, look, encoding=spec.encoding, processes=processes)
     findings = in_order([*scan.findings, *_unused(scan.columns, reader.columns, where)])
     results, counts = [made for made, _ in scan.results], [count for _, count in scan.results]
     return ExampleScan(results, findings, reader.format, reader.reason, scan.rows, sum(counts))
+
+
+def _deciding(spec: Data, head: tuple[str, ...], everything: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+    """The columns by which is decided how rows are read: those of the first rows, and those that the recipe names.
+
+    What the recipe names, and the first rows lack, is looked for in `everything`: all columns of the source.
+    """
+    named = list(parse_template(spec.template, spec.answer).columns) if spec.template is not None else []
+    answers = spec.columns.answer if isinstance(spec.columns.answer, list) else [spec.columns.answer]
+    named += [name for name in (spec.columns.prompt, *answers, spec.columns.rejected) if name]
+    if all(name in spec.defaults or root_column(name, head) in head for name in named):
+        return head
+    later = [name for name in everything() if name not in head]
+    return (*head, *(name for name in later if name in {root_column(wanted, later) for wanted in named}))
 
 
 def _count_only(rows: Sequence[Row], log: FindingLog) -> int:

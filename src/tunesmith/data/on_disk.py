@@ -4,7 +4,7 @@
 
 The file is read a block at a time and every example written to a temporary file without a name, which is gone with the
 process. What is handed out are examples like all others, that know where they lie and are read when they are looked
-at: some 150 bytes each, whatever the rows hold. So every check and every split works on them as it is.
+at: some 250 bytes each, whatever the rows hold. So every check and every split works on them as it is.
 """
 
 from __future__ import annotations

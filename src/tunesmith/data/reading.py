@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,13 +41,19 @@ _PACKED_ENDINGS = frozenset({".gz", ".xz", ".zst", ".zstd"})
 _TEXT_ENDINGS = frozenset({".txt", ".text", ".md"})
 _TAGGED_ENDINGS = frozenset({".conll", ".bio", ".iob", ".iob2"})
 _LINES_ENDINGS = frozenset({".jsonl", ".ndjson"})
+HEAD_ROWS = 5_000
+"""Rows by whose columns it is decided how all are read."""
 _LOOK_AT = 50
 """Lines of which half must be rows where the first is none, before a long text is taken for rows by line."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """What a source held. `left_out` counts the records that are in `findings` instead of `rows`."""
+    """What a source held. `left_out` counts the records that are in `findings` instead of `rows`.
+
+    `head_columns` are those by which is decided how rows are read: of the first `HEAD_ROWS`, where rows themselves say
+    what columns there are, so that it is decided alike whether all rows are held or not.
+    """
 
     rows: list[Row]
     findings: list[Finding]
@@ -55,6 +61,7 @@ class ReadResult:
     encoding: str
     columns: tuple[str, ...]
     left_out: int
+    head_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +90,14 @@ def read_rows(source: str | Path, *, encoding: str = "auto") -> ReadResult:
     """
     opened = open_rows(source, encoding=encoding)
     rows = list(opened.rows)
-    columns = opened.columns
-    if columns is None:
-        columns = tuple(dict.fromkeys(name for row in rows for name in row.values))
-    return ReadResult(rows, opened.log.findings(), opened.kind, opened.encoding, columns, opened.log.left_out)
+    columns = columns_of(rows) if opened.columns is None else opened.columns
+    head = columns_of(rows[:HEAD_ROWS]) if opened.columns is None else opened.columns
+    return ReadResult(rows, opened.log.findings(), opened.kind, opened.encoding, columns, opened.log.left_out, head)
+
+
+def columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The columns that some of these rows have, in the order in which they come first."""
+    return tuple(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def open_rows(source: str | Path, *, encoding: str = "auto") -> OpenRows:

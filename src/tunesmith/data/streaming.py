@@ -27,7 +27,7 @@ from typing import Any, Generic, TypeVar
 
 from tunesmith.data.findings import FindingLog
 from tunesmith.data.json_rows import read_json_lines
-from tunesmith.data.reading import head_of, kind_of, open_rows
+from tunesmith.data.reading import HEAD_ROWS, columns_of, head_of, kind_of, open_rows
 from tunesmith.data.sources.address import Address, address_of
 from tunesmith.data.sources.columnar import is_columnar
 from tunesmith.data.sources.decoding import TextStream, decode
@@ -128,12 +128,12 @@ def scan_rows(
 
 
 def first_rows(source: str | Path, count: int, *, encoding: str = "auto") -> tuple[list[Row], tuple[str, ...]]:
-    """The first rows of a source, and the columns of somewhat more: for deciding what they are."""
+    """The first rows of a source, and the columns of the first `HEAD_ROWS`: for deciding what they are."""
     opened = open_rows(source, encoding=encoding)
-    rows = list(islice(opened.rows, max(count, BATCH)))
+    rows = list(islice(opened.rows, max(count, HEAD_ROWS) if opened.columns is None else count))
     columns = opened.columns
     if columns is None:
-        columns = _columns(rows)
+        columns = columns_of(rows)
     return rows[:count], columns
 
 
@@ -180,10 +180,6 @@ def _is_lines(address: Address, encoding: str) -> bool:
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
     while batch := list(islice(rows, BATCH)):
         yield batch
-
-
-def _columns(rows: Iterable[Row]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for row in rows for name in row.values))
 
 
 class _Blocks:
@@ -241,13 +237,13 @@ def _look_at_block(block: _Block, look: Look[Result]) -> _Seen[Result]:
         decoded = decode(block.source, data, "utf-8", block.first_line)
         text, bad_byte = decoded.text, decoded.bad_byte
     rows = read_json_lines(text, log, bad_byte, block.first_line)
-    return _Seen(look(rows, log), log, len(rows), _columns(rows))
+    return _Seen(look(rows, log), log, len(rows), columns_of(rows))
 
 
 def _look_at_rows(rows: Sequence[Row], look: Look[Result], source: str) -> _Seen[Result]:
     """The work on rows that were read already, in a worker."""
     log = FindingLog(source)
-    return _Seen(look(rows, log), log, len(rows), _columns(rows))
+    return _Seen(look(rows, log), log, len(rows), columns_of(rows))
 
 
 def _gather(

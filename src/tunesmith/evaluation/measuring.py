@@ -77,8 +77,22 @@ class Measuring:
         for (i, j), (interval, p_value) in zip(pairs, found, strict=True):
             difference, n = values[i] - values[j], len(statistics[i])
             yield PairedDifference(
-                names[i], names[j], metric.name, difference, *interval, p_value, n, test=test, clusters=groups
+                names[i],
+                names[j],
+                metric.name,
+                difference,
+                *interval,
+                p_value,
+                n,
+                test=test,
+                clusters=groups,
+                differing_clusters=self._differing_clusters(statistics[i], statistics[j]),
             )
+
+    def _differing_clusters(self, a: FloatArray, b: FloatArray) -> int | None:
+        if self.clusters is None:
+            return None
+        return int(np.count_nonzero((self._units(a) != self._units(b)).any(axis=1)))
 
     def _right_or_wrong(self, metric: Metric, a: FloatArray, b: FloatArray) -> tuple[Interval, float]:
         table = _paired_table(metric, a, b)

@@ -98,7 +98,7 @@ def trivial_baselines(task: Task) -> tuple[TrivialBaseline, ...]:
         case MultiLabel():
             named = {"majority": _majority(task), "tfidf_lr": tfidf_label_sets(task)}
         case Regression():
-            named = {"mean": mean_number, "nearest": _nearest(task), "tfidf_ridge": tfidf_ridge(task)}
+            named = {"mean": mean_number(task), "nearest": _nearest(task), "tfidf_ridge": tfidf_ridge(task)}
         case Maths():
             named = {"majority": _majority(task), "arithmetic": arithmetic(task)}
         case Extraction(form="object"):

@@ -81,7 +81,8 @@ class PairedDifference:
     """`a` minus `b` on the same rows.
 
     `p_value` is that of the `test` named; None where none was made. `clusters` is the number of groups of rows that
-    hang together, which then count in place of the `n` rows; None where rows are independent.
+    hang together, which then count in place of the `n` rows, and `differing_clusters` of those on which a and b
+    measured differently; None where rows are independent.
     """
 
     a: str
@@ -94,3 +95,4 @@ class PairedDifference:
     n: int
     test: str = "McNemar"
     clusters: int | None = None
+    differing_clusters: int | None = None

@@ -23,7 +23,7 @@ from tunesmith.models.training_text import TrainingTextRecord, seen_in_training
 from tunesmith.models.vocabulary import AddedTokens
 from tunesmith.pipeline.opening import open_base
 from tunesmith.pipeline.planning import plan_engine
-from tunesmith.pipeline.tokens import rendered, those, token_findings, tokenised
+from tunesmith.pipeline.tokens import rendered, said_bytes, those, token_findings, tokenised
 from tunesmith.recipe.resolve import Choice, Facts, resolve
 from tunesmith.recipe.schema import Data, Recipe, TaskType
 from tunesmith.tasks import fit_task
@@ -81,7 +81,8 @@ class Rows:
 class Prepared:
     """A recipe without `auto`, and all that training and evaluation need.
 
-    `train` and `validation` are in memory where there is little of them, else in a store on the disk.
+    `train` and `validation` are in memory where there is little of them, else in a store on the disk. `has_tools` says
+    whether any row defines, calls or answers a tool.
     """
 
     recipe: Recipe
@@ -97,6 +98,7 @@ class Prepared:
     lengths: LengthFacts
     findings: tuple[Finding, ...]
     seen_test_rows: tuple[str, ...]
+    has_tools: bool
 
 
 def read_data(recipe: Recipe, *, depth: Depth = "usual", listener: Listener | None = None) -> Rows:
@@ -196,14 +198,15 @@ def prepare(
         refuse_unknown_specials(recipe.data.template, base.tokenizer.get_vocab())
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits
-    task = fit_task(recipe.task, rows.task_type, [*splits.train, *splits.validation, *splits.test])
+    all_rows = [*splits.train, *splits.validation, *splits.test]
+    task = fit_task(recipe.task, rows.task_type, all_rows)
     _refuse_what_does_not_fit(recipe, task)
-    looked_at = _thinned(splits.train, at_most, base.context)
+    looked_at = _thinned(splits.train, task, at_most, base.context)
 
     def samples(part: str, examples: Sequence[Example]) -> Sequence[Sample]:
         if at_most is not None:
             return rendered(examples, renderer, task, recipe)
-        return tokenised(examples, renderer, task, recipe, part=part, sources=rows.sources, listener=listener)
+        return tokenised(examples, renderer, task, recipe, part=part, listener=listener)
 
     train, validation = samples("train", looked_at), samples("validation", splits.validation)
     counts, held_out = sample_counts(train), sample_counts(validation)
@@ -244,6 +247,7 @@ def prepare(
         lengths=length_facts(train, limit),
         findings=(*rows.findings, *token_findings(renderer, train, looked_at, counts, limit)),
         seen_test_rows=_seen(base, splits.test),
+        has_tools=any(row.has_tools for row in all_rows),
     )
 
 
@@ -260,7 +264,7 @@ def trainable_samples(prepared: Prepared) -> Sequence[Sample]:
     return those(prepared.train, sample_counts(prepared.train)[0] <= int(prepared.recipe.train.max_length))
 
 
-def _thinned(examples: Sequence[Example], at_most: int | None, context: int) -> Sequence[Example]:
+def _thinned(examples: Sequence[Example], task: Task, at_most: int | None, context: int) -> Sequence[Example]:
     """At most about so many examples, at equal distances, and every one that could be longer than the context.
 
     A token is at least one byte of text, so a row of fewer bytes than the context, with room for the template, fits.
@@ -268,7 +272,7 @@ def _thinned(examples: Sequence[Example], at_most: int | None, context: int) -> 
     if at_most is None or len(examples) <= at_most:
         return examples
     chosen = set(range(0, len(examples), -(-len(examples) // at_most)))
-    chosen |= {i for i, e in enumerate(examples) if sum(len(m.content.encode()) for m in e.messages) > context // 2}
+    chosen |= {i for i, example in enumerate(examples) if said_bytes(task, example) > context // 2}
     return [examples[i] for i in sorted(chosen)]
 
 

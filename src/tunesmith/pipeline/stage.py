@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.pipeline.prepare import Listener, Prepared
 from tunesmith.runs import RunFolder, stage_key, write_text
+from tunesmith.text.render import TOOLS_VERSION
 
 _PROGRESS_SECONDS = 0.5
 
@@ -37,14 +38,18 @@ class Stage:
 
 def data_key(prepared: Prepared) -> dict[str, Any]:
     """What every stage depends on: rows, base, rendering, task."""
+    renderer = prepared.renderer
+    # Only where there are tools: every other run goes on with what it has done before they were rendered.
+    tools = {"version": TOOLS_VERSION, "source": renderer.source, "how": renderer.tools}
     return {
         "splits": dict(prepared.rows.splits.hashes),
         "base": prepared.base.weights_sha256,
-        "template": prepared.renderer.template,
+        "template": renderer.template,
         "task": prepared.recipe.task.model_dump(),
         "dtype": prepared.recipe.base.dtype,
         "quantize": prepared.recipe.method.quantize,
         "add_tokens": prepared.recipe.base.add_tokens,
+        **({"tools": tools} if prepared.has_tools else {}),
     }
 
 

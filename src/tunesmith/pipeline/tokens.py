@@ -7,25 +7,22 @@ opens what the first one made.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.data.types import Example, Finding
+from tunesmith.data.types import Example, Finding, Message
 from tunesmith.recipe.schema import Recipe
-from tunesmith.tasks import task_record
 from tunesmith.tasks.conversation import training_conversation
 from tunesmith.tasks.types import Task
 from tunesmith.text.keeping import kept_store
 from tunesmith.text.render import Renderer
 from tunesmith.text.store import StoredSamples
-from tunesmith.text.tokenising import store_key, tokenise_conversations
+from tunesmith.text.tokenising import store_key, tokenise_conversations, turns_hash
 from tunesmith.text.types import Sample
 from tunesmith.training.calibration import cache_folder
 from tunesmith.training.resources import shown_bytes
@@ -33,9 +30,7 @@ from tunesmith.training.resources import shown_bytes
 Listener = Callable[[dict[str, Any]], None]
 
 WORTH_KEEPING = 2 << 20
-"""Characters of a part from which its tokens are kept: fewer are tokenised in less than a second."""
-_NOT_CONTENT = {"train", "validation", "test", "split", "max_rows", "learning_curve", "learning_curve_shares"}
-"""Settings of `data` that say where rows are and which are taken, not what one says."""
+"""Bytes of a part (`said_bytes`) from which its tokens are kept: fewer are tokenised in less than a second."""
 _TOLD_EVERY = 0.5
 """Seconds between two reports of progress."""
 
@@ -47,24 +42,24 @@ def tokenised(
     recipe: Recipe,
     *,
     part: str,
-    sources: Mapping[str, str],
     listener: Listener,
 ) -> Sequence[Sample]:
     """The samples of a part, `train` or `validation`, in the order of its rows.
 
-    sources: SHA-256 of the files the rows come from. listener: hears of progress, and what was kept where.
+    listener: hears of progress, and what was kept where.
     Raises `ResourceError` where the cache folder cannot be written.
     """
-    if not _many(examples):
+    if not _many(examples, task):
         return rendered(examples, renderer, task, recipe)
-    key = _key(examples, renderer, task, recipe, sources)
+    # What is hashed is the turns themselves: whatever in a row, a task or the code decides them has its say.
+    key = store_key(turns_hash(_conversations(examples, task)), renderer, recipe.train.loss)
     folder, made = cache_folder() / "tokens" / key, False
 
     def make(path: Path) -> StoredSamples:
         nonlocal made
         made = True
-        turns = ((example.id, training_conversation(task, example)) for example in examples)
         done = _progress(listener, f"tokenising the {part} rows", len(examples))
+        turns = _conversations(examples, task)
         return tokenise_conversations(renderer, turns, path, loss=recipe.train.loss, done=done)
 
     def say(text: str) -> None:
@@ -141,28 +136,32 @@ def _ending(renderer: Renderer, samples: Sequence[Sample]) -> npt.NDArray[np.boo
     return np.fromiter(map(renderer.ends_turn, samples), np.bool_, len(samples))
 
 
-def _many(examples: Sequence[Example]) -> bool:
+def said_bytes(task: Task, example: Example) -> int:
+    """Bytes (UTF-8) of what a row is learnt as: its turns, the calls in them, the tools offered, the instruction.
+
+    A token is at least one byte, so without what the template adds a row has at most so many tokens.
+    """
+    size = 0
+    for message in training_conversation(task, example):
+        texts = [message.content, *(text for call in message.tool_calls for text in (call.name, call.arguments))]
+        offered = message.tools.definitions if message.tools is not None else ()
+        size += sum(len(text.encode()) for text in (*texts, *offered))
+    return size
+
+
+def _many(examples: Sequence[Example], task: Task) -> bool:
     """Whether tokenising these rows takes so long that its result is worth keeping."""
-    characters = 0
+    size = 0
     for example in examples:
-        characters += sum(len(message.content) for message in example.messages)
-        if characters >= WORTH_KEEPING:
+        size += said_bytes(task, example)
+        if size >= WORTH_KEEPING:
             return True
     return False
 
 
-def _key(
-    examples: Sequence[Example], renderer: Renderer, task: Task, recipe: Recipe, sources: Mapping[str, str]
-) -> str:
-    """The name of a part's store. Ids are hashes of what rows say; the files they are from are hashed as well."""
-    content = hashlib.sha256()
-    for example in examples:
-        content.update(f"{example.id}\n".encode())
-    mapping = recipe.data.model_dump(mode="json", exclude=_NOT_CONTENT)
-    more = [task_record(task), mapping, dict(sources)]
-    return store_key(
-        content.hexdigest(), renderer, recipe.train.loss, json.dumps(more, sort_keys=True, ensure_ascii=False)
-    )
+def _conversations(examples: Sequence[Example], task: Task) -> Iterator[tuple[str, Sequence[Message]]]:
+    """The turns each row is learnt as, with the row's id."""
+    return ((example.id, training_conversation(task, example)) for example in examples)
 
 
 def _progress(listener: Listener, label: str, total: int) -> Callable[[int], None]:

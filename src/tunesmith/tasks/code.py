@@ -20,6 +20,8 @@ from tunesmith.tasks.types import Metric
 
 _FENCE = re.compile(r"```(?:[A-Za-z0-9+]*)\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 
+_TRIED_SOLUTIONS = 20
+
 
 @dataclass(frozen=True)
 class Code(TextTask):
@@ -66,6 +68,22 @@ class Code(TextTask):
         after = [text for name, text in others if not _is_setup(name)]
         return {"code": solution, "before": "\n".join(before), "tests": "\n".join(after)}
 
+    def refuse_broken(self, examples: Sequence[Example]) -> None:
+        """Raise `DataError` for a row whose own solution fails its tests, among some from all over the data.
+
+        Only some, as each takes a process; where tests need what the fence does not have, hardly any passes.
+        """
+        for example in examples[:: -(-len(examples) // _TRIED_SOLUTIONS)]:
+            target = self.target(example)
+            ran = run_python(_parts(target, target["code"]), self.time_limit)
+            if ran.outcome != "passed":
+                raise bad_answer(
+                    example,
+                    f"the expected solution fails its own tests: {ran.error or 'it ends the process'}",
+                    expected=f"code that passes within {self.time_limit:g} s, with the standard library alone",
+                    fix="correct the row, raise task.time_limit, or set task.run_code: false",
+                )
+
     def reply(self, expected: str) -> str:
         """The solution alone."""
         columns = _columns(expected)
@@ -77,8 +95,7 @@ class Code(TextTask):
         return {"lines": "up to 5" if lines <= 5 else "6 to 15" if lines <= 15 else "over 15"}
 
     def _passes(self, answer: str, target: Mapping[str, str]) -> float:
-        source = "\n".join((target["before"], answer, target["tests"]))
-        return pass_at_k(1, int(_passes(source, self.time_limit)), 1)
+        return pass_at_k(1, int(_passes(_parts(target, answer), self.time_limit)), 1)
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -103,9 +120,13 @@ def is_python(text: str) -> bool:
     return bool(text.strip())
 
 
+def _parts(target: Mapping[str, str], answer: str) -> tuple[str, str, str]:
+    return target["before"], answer, target["tests"]
+
+
 @lru_cache(maxsize=65_536)
-def _passes(source: str, time_limit: float) -> bool:
-    return run_python(source, time_limit).outcome == "passed"
+def _passes(parts: tuple[str, ...], time_limit: float) -> bool:
+    return run_python(parts, time_limit).outcome == "passed"
 
 
 def _is_setup(name: str) -> bool:

@@ -12,6 +12,8 @@ import importlib.util
 import math
 import sys
 import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,16 +28,14 @@ from tunesmith.tasks.formula import compile_formula
 from tunesmith.tasks.metrics import ratio
 from tunesmith.tasks.types import FloatArray
 
-_ODD_ANSWER = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
-"""What a value that is right for expected answers may raise on what a model answers instead."""
-
 
 @dataclass(frozen=True)
 class CustomMetric:
     """`formula` is an expression or `file.py:function`, called with (answer, expected) as the task reads them.
 
     The mean over rows of the scaled value. Values beyond an end count as that end. An unreadable answer, one on which
-    the formula fails, and a value that is no number count as the worst. Statistics per item: (score, 1).
+    the formula fails, and a value that is no number count as the worst; a failure is told once for each kind of error,
+    by a `RuntimeWarning`, and `failures` counts them. Statistics per item: (score, 1).
     """
 
     name: str
@@ -85,11 +85,25 @@ class CustomMetric:
     def _score(self, answer: Any, target: Any) -> float:
         try:
             value = float(self._function(answer, target))
-        except _ODD_ANSWER:
+        except Exception as error:  # the user's code, on what a model answered: anything can come out of it
+            kind = type(error).__name__
+            self.failures[kind] += 1
+            if self.failures[kind] == 1:
+                warnings.warn(
+                    f"task.metrics.{self.name} fails on the answer {str(answer)[:80]!r}, which counts as the worst, "
+                    f"as does any other it fails on: {_told(error)}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             return 0.0
         if not math.isfinite(value):
             return 0.0
         return min(1.0, max(0.0, (value - self.worst) / (self.best - self.worst)))
+
+    @cached_property
+    def failures(self) -> Counter[str]:
+        """How often valuing an answer has failed so far, by the kind of error."""
+        return Counter()
 
     @cached_property
     def _function(self) -> Callable[[Any, Any], Any]:

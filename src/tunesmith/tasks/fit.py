@@ -224,6 +224,8 @@ def _code(spec: TaskSpec, examples: Sequence[Example]) -> Code:
     task = Code(spec.run_code, spec.time_limit, **_wording(spec, examples))
     for example in examples:
         task.target(example)
+    if spec.run_code:
+        task.refuse_broken(examples)
     return task
 
 

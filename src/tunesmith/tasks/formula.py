@@ -2,8 +2,8 @@
 
 Allowed are numbers, texts, lists, `answer` and `expected`, their elements (`answer["amount"]`), arithmetic on numbers,
 comparisons, `in`, `and`/`or`/`not`, `A if B else C`, and the functions in `FUNCTIONS`. There are no attributes, no
-powers and no repeated texts, so a formula can neither reach anything nor take long. It is read once by
-`compile_formula`, which refuses everything else.
+powers and no repeated texts, and `round` takes few digits, so a formula can neither reach anything nor take long. It is
+read once by `compile_formula`, which refuses everything else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ from typing import Any
 from tunesmith.errors import RecipeError
 
 NAMES = ("answer", "expected")
+MOST_DIGITS = 300
+"""Digits after the point, or where negative before it, that `round` can be asked for."""
+
+
+def _round(value: float, digits: int | None = None) -> float:
+    if digits is not None and abs(digits) > MOST_DIGITS:
+        raise ValueError(f"round to {digits} digits, of at most {MOST_DIGITS}")
+    return round(value, digits)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "abs": abs,
     "float": float,
@@ -23,11 +33,13 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "lower": lambda text: str(text).lower(),
     "max": max,
     "min": min,
-    "round": round,
+    "round": _round,
     "str": str,
 }
 LONGEST = 2_000
 """Characters of a formula."""
+DEEPEST = 100
+"""Levels of a formula's syntax tree; sums and `A if B else C if D else …` go one deeper with each term."""
 
 _ARITHMETIC: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -60,10 +72,12 @@ def compile_formula(text: str, where: str) -> Formula:
     """The formula as a function. Raises `RecipeError` naming what is not allowed, and its place."""
     try:
         tree = ast.parse(text.strip()[: LONGEST + 1], mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
         raise _refused(f"not a formula: {getattr(error, 'msg', None) or error}", where) from error
     if len(text.strip()) > LONGEST:
         raise _refused(f"longer than {LONGEST:,} characters", where)
+    if _depth(tree) > DEEPEST:
+        raise _refused(f"nested more than {DEEPEST} levels deep", where)
     _check(tree, where)
     return lambda answer, expected: _value(tree, {"answer": answer, "expected": expected})
 
@@ -75,6 +89,14 @@ def _refused(what: str, where: str) -> RecipeError:
         expected=f"an expression over {' and '.join(NAMES)}, with {', '.join(sorted(FUNCTIONS))}",
         fix="for more than that, write a function and name it as file.py:function",
     )
+
+
+def _depth(tree: ast.AST) -> int:
+    """Levels of a tree, counted without recursion."""
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [inner for node in level for inner in ast.iter_child_nodes(node)]
+    return depth
 
 
 def _check(node: ast.AST, where: str) -> None:

@@ -18,6 +18,11 @@ _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 NUMBER = re.compile(rf"(?<![\w.])-?\$?(?:{_DIGITS})(?:[eE][-+]?\d{{1,3}}(?!\d))?(?:\s*/\s*\d+)?")
 """A number in a text, with separators of thousands, as a decimal or a fraction."""
 _MARKED = (re.compile(r"####(.*)"), re.compile(r"(?:answer|result)\s*(?:is|:|=)\s*:?(.*)", re.IGNORECASE))
+_REASON = re.compile(r"[,;.](?:\s|$)|\b(?:because|since)\b", re.IGNORECASE)
+"""Where the answer ends in a sentence that goes on."""
+_PLAIN = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?(?:/\d+)?")
+_LONGEST = 500
+"""Characters of a number. With three digits of an exponent its digits stay few enough to be written out."""
 _BOXED = "\\boxed{"
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 
@@ -65,7 +70,7 @@ class Maths(TextTask):
         a, b = as_number(answer), as_number(target)
         if a is None or b is None:
             return answer == target
-        return abs(a - b) <= (abs(b) / 10**9 if self.tolerance is None else Fraction(self.tolerance))
+        return abs(a - b) <= (abs(b) / 10**9 if self.tolerance is None else exactly(self.tolerance))
 
 
 def final_answer(text: str) -> str | None:
@@ -73,20 +78,37 @@ def final_answer(text: str) -> str | None:
     boxed = _last_boxed(text)
     if boxed is not None:
         return _canonical(boxed)
+    text = _plain_fractions(text)
     for mark in _MARKED:
         marked = [found.strip() for found in mark.findall(text) if found.strip()]
         if marked:
-            first = NUMBER.search(marked[-1])
-            return _canonical(first.group() if first else marked[-1])
-    numbers = NUMBER.findall(_plain_fractions(text))
+            return _canonical(_marked_number(marked[-1]) or marked[-1])
+    numbers = NUMBER.findall(text)
     if numbers:
         return _canonical(numbers[-1])
     return None
 
 
+def _marked_number(text: str) -> str | None:
+    """The number that is given as the answer: 60 in "5 * 12 = 60, which is 5 dozen", 8 in "8, since 5 + 3 = 8"."""
+    answer = _REASON.split(text, maxsplit=1)[0]
+    found = NUMBER.search(answer.rpartition("=")[2]) or NUMBER.search(answer) or NUMBER.search(text)
+    return found.group() if found else None
+
+
+def exactly(number: float) -> Fraction:
+    """A number as it is written: 0.1 is a tenth, not the double nearest to it."""
+    return Fraction(str(number))
+
+
 def as_number(text: str) -> Fraction | None:
-    """A number exactly, whatever separators, currency or per cent sign it is written with; None for other text."""
-    bare = _plain_fractions(text).replace(",", "").replace("$", "").replace(" ", "").rstrip("%.")
+    """A number exactly, whatever separators, currency or per cent sign it is written with; None for other text.
+
+    None too for numbers beyond all use, whose digits alone would take long: 1e1000, or 500 characters.
+    """
+    bare = _plain_fractions(text).replace(",", "").replace("$", "").replace(" ", "").strip().rstrip("%.")
+    if len(bare) > _LONGEST or not _PLAIN.fullmatch(bare):
+        return None
     try:
         return Fraction(bare)
     except (ValueError, ZeroDivisionError):

@@ -11,7 +11,7 @@ import numpy as np
 from tunesmith.data.types import Example
 from tunesmith.tasks.answers import bad_answer, without_closing
 from tunesmith.tasks.base import TextTask
-from tunesmith.tasks.maths import NUMBER, as_number
+from tunesmith.tasks.maths import NUMBER, as_number, exactly
 from tunesmith.tasks.metrics import MeanMetric
 from tunesmith.tasks.types import FloatArray, Metric
 
@@ -37,8 +37,10 @@ class Regression(TextTask):
         r2 = RSquared(self.low, self.high)
         if self.tolerance is None:
             return (error, r2)
-        limit = self.tolerance
-        within = MeanMetric("within_tolerance", binary=True, score=lambda a, b: float(abs(a - b) <= limit))
+        limit = exactly(self.tolerance)
+        within = MeanMetric(
+            "within_tolerance", binary=True, score=lambda a, b: float(abs(exactly(a) - exactly(b)) <= limit)
+        )
         return (within, error, r2)
 
     def parse(self, text: str) -> float | None:

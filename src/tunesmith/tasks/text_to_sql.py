@@ -23,12 +23,19 @@ from tunesmith.tasks.types import Metric
 MOST_ROWS = 100_000
 """Rows of a result; a query with more fails."""
 MOST_BYTES = 10_000_000
-"""The longest text or blob a query may make, and the size of a result about; a query with more fails."""
+"""The size of a result, about; a query with more fails."""
+LONGEST_VALUE = 1_000_000
+"""Bytes of one text or blob; a query that reads or makes a longer one fails. One step's work grows with it."""
 _FENCE = re.compile(r"```(?:sql|sqlite)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_BEGIN = re.compile(r"\b(?:select|with)\b", re.IGNORECASE)
+_NAME = r"""(?:"[^"]+"|`[^`]+`|\[[^\]]+\]|\w+)"""
+_WITH = rf"\bwith\s+(?:recursive\s+)?{_NAME}\s*(?:\([^()]*\)\s*)?as\s*(?:(?:not\s+)?materialized\s*)?\("
+_BEGIN = re.compile(rf"{_WITH}|\bselect\b", re.IGNORECASE)
+"""Where a query begins. WITH only before a table, since it is also a word of the sentences around a query."""
+_PIECE = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|;""", re.DOTALL)
+"""What may hide a semicolon (quotes, comments), or a semicolon."""
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
-_STEPS_PER_LOOK = 10_000
-"""Steps of SQLite's machine between two looks at the clock."""
+_STEPS_PER_LOOK = 50
+"""Steps of SQLite's machine between two looks at the clock; a step on a long value may take milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,15 @@ class TextToSql(TextTask):
         )
 
     def parse(self, text: str) -> str | None:
-        """The query in an answer: in a code fence, or from the first SELECT or WITH on; None where there is none."""
+        """The query in an answer: in a code fence, or from the first SELECT or WITH on; None where there is none.
+
+        It ends at its first semicolon: what follows is another statement or words.
+        """
         bare = without_closing(text, self.closing)
         fenced = _FENCE.search(bare)
         found = fenced.group(1) if fenced else bare
-        begin = _BEGIN.search(found)
-        if begin is None:
-            return None
-        return found[begin.start() :].split("```")[0].strip().rstrip(";").strip()
+        begin = _begin(found)
+        return None if begin is None else _first_statement(found[begin:].split("```")[0])
 
     def target(self, example: Example) -> str:
         """The expected query; raises `DataError` for what is none."""
@@ -104,6 +112,23 @@ class TextToSql(TextTask):
         return float(Counter(found) == Counter(wanted))
 
 
+def _begin(text: str) -> int | None:
+    """Where the query in a text begins; None without one.
+
+    At the first SELECT or WITH, or where that is within a line ("I select the names:"), at the first after a colon.
+    """
+    starts = [match.start() for match in _BEGIN.finditer(text)]
+    if not starts or not text[: starts[0]].rpartition("\n")[2].strip():
+        return starts[0] if starts else None
+    return next((start for start in starts if text[:start].rstrip().endswith(":")), starts[0])
+
+
+def _first_statement(text: str) -> str:
+    """What stands before the first semicolon that is in neither quotes nor a comment."""
+    end = next((piece.start() for piece in _PIECE.finditer(text) if piece.group() == ";"), len(text))
+    return text[:end].strip()
+
+
 def _spelling(query: str) -> str:
     """A query without regard to white space and to case outside quotes."""
     parts = re.split(r"('(?:[^']|'')*')", query)
@@ -120,7 +145,7 @@ def _run(database: str, query: str, time_limit: float) -> tuple[tuple[Any, ...],
             for row in connection.execute(query):
                 rows.append(tuple(map(_comparable, row)))
                 size += sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
-                if len(rows) > MOST_ROWS or size > MOST_BYTES:
+                if len(rows) > MOST_ROWS or size > MOST_BYTES or time.monotonic() > deadline:
                     return None
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError):
         return None
@@ -140,7 +165,7 @@ def _why(database: str, query: str) -> str:
 def _opened(database: str) -> sqlite3.Connection:
     """A connection that can do nothing but read: no writes, no other files, no extensions."""
     connection = sqlite3.connect(f"{Path(database).resolve().as_uri()}?mode=ro", uri=True)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.set_authorizer(_authorize)
     return connection
@@ -152,8 +177,8 @@ def _authorize(action: int, first: str | None, second: str | None, *_: str | Non
 
 
 def _comparable(value: Any) -> Any:
-    """Numbers up to rounding, so that 0.1 + 0.2 and 2.0 and 2 compare as they should."""
-    return round(float(value), 6) if isinstance(value, int | float) else value
+    """Real numbers up to rounding, so that 0.1 + 0.2 is 0.3; whole ones as they are, which may be long keys."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,12 +14,14 @@ import numpy as np
 from tunesmith.data.types import Example
 from tunesmith.tasks.answers import without_closing
 from tunesmith.tasks.base import TextTask
-from tunesmith.tasks.extraction import EntityF1, first_json, items
+from tunesmith.tasks.extraction import EntityF1, first_json, items, normalise
 from tunesmith.tasks.metrics import MeanMetric
 from tunesmith.tasks.types import FloatArray, Metric
 
 _ATTEMPT = re.compile(r'<tool_call>|^\s*[\[{]|"(?:name|arguments)"\s*:')
 """What looks like a call; where none can be read in it the answer is unreadable."""
+DEEPEST = 100
+"""Levels of lists and objects in a call; one with more is not read."""
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 
 
@@ -49,7 +51,8 @@ class ToolCalls(TextTask):
     def own_metrics(self) -> Sequence[Metric]:
         """Exactly right calls decide; right names, F1 of arguments, and right decisions whether to call beside it.
 
-        The order of calls does not matter, nor the case and white space of texts among the arguments.
+        The order of calls does not matter, nor do the case and white space of texts among the arguments, nor 2 for 2.0.
+        All else of the arguments does: the order and nesting of lists, "5" for 5, null or [] for an argument left out.
         """
         return (
             MeanMetric("call_accuracy", binary=True, score=lambda a, b: float(_whole(a) == _whole(b))),
@@ -82,7 +85,7 @@ def calls_in(text: str) -> list[dict[str, Any]]:
     rest = text
     for _ in range(100):  # a model that loops may write calls without end
         value, after = _next_json(rest)
-        if value is None:
+        if value is None or _too_deep(value):
             return found
         found += _calls(value)
         rest = rest[after:]
@@ -117,9 +120,21 @@ def _calls(value: Any) -> list[dict[str, Any]]:
     arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
         arguments = first_json(arguments) if arguments.strip() else {}
-    if not isinstance(name, str) or not isinstance(arguments, dict):
+    if not isinstance(name, str) or not isinstance(arguments, dict) or _too_deep(arguments):
         return []
     return [{"name": name, "arguments": arguments}]
+
+
+def _too_deep(value: Any) -> bool:
+    """Whether a JSON value has more than `DEEPEST` levels: no call needs them, but a model may write them."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inner(outer)]
+    return bool(level)
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _names(calls: Sequence[Mapping[str, Any]]) -> Counter[str]:
@@ -127,10 +142,19 @@ def _names(calls: Sequence[Mapping[str, Any]]) -> Counter[str]:
 
 
 def _whole(calls: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """Each call as one text, arguments compared as `items` does."""
-    return Counter(
-        json.dumps([call["name"], sorted(items(call["arguments"]).elements())], ensure_ascii=False) for call in calls
-    )
+    """Each call as one text, of its name and the structure of its arguments."""
+    return Counter(json.dumps([call["name"], _structure(call["arguments"])], sort_keys=True) for call in calls)
+
+
+def _structure(value: Any) -> Any:
+    """A JSON value with texts as `normalise` has them and 2.0 as 2."""
+    if isinstance(value, dict):
+        return {key: _structure(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_structure(element) for element in value]
+    if isinstance(value, str):
+        return normalise(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)

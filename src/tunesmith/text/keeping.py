@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunesmith.errors import ResourceError, VerificationError
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 def kept_store(folder: Path, make: Callable[[Path], StoredSamples], say: Say = lambda text: None) -> StoredSamples:
-    """The store in `folder`, or what `make` writes there; checked against its hashes either way.
+    """The store in `folder`, or what `make` writes there; one that is there already is checked against its hashes.
 
     Another process that makes it is waited for. Raises `ResourceError` where the folder cannot be written, and what
     `make` raises.
@@ -38,7 +38,8 @@ def kept_store(folder: Path, make: Callable[[Path], StoredSamples], say: Say = l
         with _waiting_lock(folder.with_name(folder.name + _LOCK), say):
             known = _known(folder, say)
             if known is not None:
-                os.utime(folder / _INDEX)
+                with suppress(OSError):  # another user's: how long it is kept is theirs to say
+                    os.utime(folder / _INDEX)
                 return known
             made = make(folder)
     except OSError as error:
@@ -52,28 +53,37 @@ def kept_store(folder: Path, make: Callable[[Path], StoredSamples], say: Say = l
 def remove_unused(room: Path, days: float = KEPT_DAYS) -> int:
     """Remove stores, and what killed processes left of some, that were not opened for so many days; returns how many.
 
-    One that another process is making or opening stays. Who has its files mapped keeps them.
+    One that another process is making or opening stays, as does one that another user does not let go; somebody else
+    may remove one meanwhile. Who has its files mapped keeps them.
     """
     before = time.time() - days * 86_400
     removed = 0
-    for folder in sorted(path for path in room.iterdir() if path.is_dir()):
-        index = folder / _INDEX
-        used = (index if index.is_file() else folder).stat().st_mtime
-        if used > before:
-            continue
-        if is_temporary(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
-        lock = folder.with_name(folder.name + _LOCK)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if _taken(descriptor):
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-                removed += 1
-        finally:
-            os.close(descriptor)
+    with suppress(OSError):  # a room that cannot be listed is not tidied
+        for folder in sorted(path for path in room.iterdir() if path.is_dir()):
+            with suppress(OSError):
+                removed += _removed(folder, before)
     return removed
+
+
+def _removed(folder: Path, before: float) -> bool:
+    """Whether this was a store that nobody used since, and is gone now."""
+    index = folder / _INDEX
+    if (index if index.is_file() else folder).stat().st_mtime > before:
+        return False
+    if is_temporary(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    lock = folder.with_name(folder.name + _LOCK)
+    descriptor = _opened_lock(lock)
+    try:
+        if not _taken(descriptor):
+            return False
+        shutil.rmtree(folder)
+        with suppress(OSError):
+            lock.unlink()
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def _known(folder: Path, say: Say) -> StoredSamples | None:
@@ -91,7 +101,7 @@ def _known(folder: Path, say: Say) -> StoredSamples | None:
 @contextmanager
 def _waiting_lock(path: Path, say: Say) -> Iterator[None]:
     """Hold a lock file, waiting for whoever has it; the kernel frees it when its holder ends, however that ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = _opened_lock(path)
     try:
         if not _taken(descriptor):
             say("another process is tokenising the same rows: waiting for it")
@@ -99,6 +109,14 @@ def _waiting_lock(path: Path, say: Say) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _opened_lock(path: Path) -> int:
+    """A descriptor of a lock file, made where there is none. One that another user made can be locked all the same."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # for writing, as network file systems want it
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
 
 
 def _taken(descriptor: int) -> bool:

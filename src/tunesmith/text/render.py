@@ -4,12 +4,13 @@ A conversation is rendered turn by turn. The text up to an assistant turn, start
 its own, and so is the answer: the ids before an answer in training are therefore exactly the ids a model is asked with,
 and which tokens are learnt is known from how they came to be, never from searching.
 
-Tools are rendered by the template where it has a place for them, else in plain words (`plain_tools`); what is learnt
-of an assistant's turn then includes its calls.
+Tools are rendered by the template where it has a place for them and its calls can be read (`answers`), else in plain
+words (`plain_tools`); what is learnt of an assistant's turn then includes its calls.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,9 +31,12 @@ _CHARACTERS = 8_000_000
 """Rendered characters held in one call: a conversation of many answers is rendered once for each of them."""
 _TRIED = 64
 """Texts on which the tokenizer's quick door must give what its usual one gives before it is used."""
+TOOLS_VERSION = 1
+"""Of how tools are rendered and calls learnt; a change must change it: what was trained before is then not done."""
 Loss = Literal["assistant", "last", "all"]
 Tools = Literal["template", "plain"]
-"""How tools are rendered: by the chat template, or in plain words where it has no place for them."""
+"""How tools are rendered: by the chat template, or in plain words where it has no place for them, or writes calls in a
+way that `read_answer` does not read."""
 Render = Callable[[int, bool], str]
 """`(end, start)` to the template's text of `messages[:end]`, with the start of an answer or without."""
 
@@ -69,6 +73,9 @@ class Renderer:
         self.folds_system = not self._takes_system()
         self.special_ids = frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.get_added_vocab().values())
         self.stop_ids = self._find_stops()
+        if self._form is not None and not self._reads_calls():
+            self._form, self.tools = None, "plain"
+            self.stop_ids = self._find_stops()
         self._quick: bool | None = None
 
     @property
@@ -329,6 +336,16 @@ class Renderer:
             call = self._render(PROBE[:2], start=False).removeprefix(self._render(PROBE[:1], start=True))
             stops.update([token for token in self._tokenise(call) if token in self.special_ids][-1:])
         return frozenset(stops)
+
+    def _reads_calls(self) -> bool:
+        """Whether a call, as it is learnt and would be generated, is read back with its name and arguments."""
+        text = self._render(PROBE[:2], start=False).removeprefix(self._render(PROBE[:1], start=True))
+        ids = self._tokenise(text)
+        end = next((i + 1 for i in range(len(ids) - 1, -1, -1) if ids[i] in self.stop_ids), len(ids))
+        read = self.answer(ids[:end], PROBE[:1]).calls
+        return [(c.name, json.loads(c.arguments)) for c in read] == [
+            (c.name, json.loads(c.arguments)) for c in PROBE[1].tool_calls
+        ]
 
 
 def _batches(conversations: Sequence[Sequence[Message]]) -> Iterator[slice]:

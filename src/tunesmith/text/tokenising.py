@@ -58,14 +58,14 @@ class Tokenised:
 def store_key(content: str, renderer: Renderer, loss: Loss, *more: str) -> str:
     """A name for a store, 32 hexadecimal characters: a hash of content, template, tokenizer, loss and `more`.
 
-    content: a hash of the rows. more: what else decides the turns, such as the task's instruction and the recipe's
-    mapping of columns. The code that renders and the libraries it uses count too: what another version of them made is
-    not taken for what this one would.
+    content: a hash of the turns as they are rendered (`turns_hash`), or of the rows; then `more` is what else decides
+    the turns, such as the task's instruction and the recipe's mapping of columns. The code that renders and the
+    libraries it uses count too: what another version of them made is not taken for what this one would.
     """
     digest = hashlib.sha256()
     template = f"{renderer.template}\n{renderer.source}"
-    parts = (str(_FORMAT), _versions(), content, template, tokenizer_text(renderer.tokenizer), loss, *more)
-    for part in parts:
+    parts = (str(_FORMAT), _versions(), content, template, tokenizer_text(renderer.tokenizer), _roles(renderer), loss)
+    for part in (*parts, *more):
         digest.update(f"{len(part.encode())}:".encode())
         digest.update(part.encode())
     return digest.hexdigest()[:32]
@@ -88,6 +88,26 @@ def tokenizer_text(tokenizer: Any) -> str:
         text: str = backend.to_str()
         return text
     return repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_tokens)))
+
+
+def _roles(renderer: Renderer) -> str:
+    """What its tokens are to a tokenizer: a template may write any of them, and an answer is learnt up to its end."""
+    roles = {role: str(token) for role, token in renderer.tokenizer.special_tokens_map.items()}
+    return repr((sorted(roles.items()), sorted(renderer.stop_ids), renderer.folds_system))
+
+
+def turns_hash(conversations: Iterable[tuple[str, Sequence[Message]]]) -> str:
+    """SHA-256 of conversations with their names, in order: of everything in them that can be rendered."""
+    digest = hashlib.sha256()
+    for name, turns in conversations:
+        said = [
+            (m.role, m.content, m.weight, m.name, m.tool_call_id, m.tool_calls, m.tools)
+            if m.name or m.tool_call_id or m.tool_calls or m.tools
+            else (m.role, m.content, m.weight)
+            for m in turns
+        ]
+        digest.update(repr((name, said)).encode())
+    return digest.hexdigest()
 
 
 def tokenise_conversations(

@@ -19,7 +19,7 @@ from tunesmith.verdict.costs import is_tuned, total_cost
 from tunesmith.verdict.sample_size import rows_needed, two_digits_up, z_value, zero_event_bound
 from tunesmith.verdict.types import CandidateCost, Volume
 
-_FEW_DIFFERING_ROWS = 5
+_FEW_DIFFERING = 5
 _ROUNDING = 1e-9
 """A gain of exactly `min_gain` must count as one although 0.87 - 0.86 is not exactly 0.01."""
 
@@ -75,18 +75,28 @@ class Case:
         return None
 
     def _widened(self, pair: PairedDifference) -> PairedDifference:
-        """Where next to no row differs, resampling shows next to no spread, although unseen rows may well differ."""
-        if self.differing_rows(pair) >= _FEW_DIFFERING_ROWS:
+        """Where next to no row differs, resampling shows next to no spread, although unseen rows may well differ.
+
+        Of rows that hang together, it is clusters that are resampled, so clusters are counted.
+        """
+        if self.differing(pair) >= _FEW_DIFFERING:
             return pair
-        bound = zero_event_bound(pair.n, self.confidence)
+        bound = zero_event_bound(pair.clusters or pair.n, self.confidence)
         return replace(
             pair,
             low=max(-1.0, min(pair.low, pair.difference - bound)),
             high=min(1.0, max(pair.high, pair.difference + bound)),
         )
 
-    def differing_rows(self, pair: PairedDifference) -> int:
-        return int(np.count_nonzero(self.row_differences(pair)))
+    def differing(self, pair: PairedDifference) -> int:
+        """Rows, or clusters of them, on which the two measured differently.
+
+        Results kept without a count of clusters get the highest it can be.
+        """
+        if pair.differing_clusters is not None:
+            return pair.differing_clusters
+        rows = int(np.count_nonzero(self.row_differences(pair)))
+        return rows if pair.clusters is None else min(rows, pair.clusters)
 
     def row_differences(self, pair: PairedDifference) -> FloatArray:
         """The rows' scores of one candidate minus those of the other [n]."""

@@ -25,11 +25,14 @@ def caveats_of(case: Case, pairs: Mapping[str, PairedDifference]) -> list[str]:
             f"The test rows belong to only {clusters} groups of rows that hang together: intervals are rough below "
             f"{FEW_CLUSTERS}."
         )
-    widened = [wording.candidate_name(name) for name, pair in pairs.items() if _was_widened(pair, case)]
+    alike = {name: pair for name, pair in pairs.items() if _was_widened(pair, case)}
+    widened = [wording.candidate_name(name) for name in alike]
     if widened:
+        groups = min((pair.clusters for pair in alike.values() if pair.clusters is not None), default=None)
+        shown = f"{n} rows" if groups is None else f"{groups} groups of rows"
         found.append(
             f"Tuned and {', '.join(widened)} score alike on almost every test row; the interval was widened to what "
-            f"{n} rows can show."
+            f"{shown} can show."
         )
     for name in case.candidates:
         if dropped := _dropped_examples(name, case.evaluations[name]):

@@ -85,16 +85,14 @@ def _compare(pair: Pair, first: str, second: str, rubric: Rubric | None) -> Turn
     criteria = [f"Judge by these criteria:\n{_criteria(rubric)}"] if rubric else []
     ask = 'Reply with one JSON object and nothing else: {"reason": "one sentence", "winner": "A"}, or "B", or "tie".'
     system = [_COMPARE, *criteria, _MATERIAL, ask]
-    parts = [("request", pair.question), ("reference answer", pair.expected), ("answer A", first), ("answer B", second)]
-    return _turns(system, rubric, pair, parts)
+    return _turns(system, rubric, pair, [("answer A", first), ("answer B", second)])
 
 
 def _score(pair: Pair, answer: str, rubric: Rubric) -> Turns:
     example = json.dumps({"reason": "one sentence", "scores": {c.name: c.highest for c in rubric.criteria}})
     ask = f"Reply with one JSON object and nothing else, such as {example}"
     system = [_SCORE, _criteria(rubric), _MATERIAL, ask]
-    return _turns(system, rubric, pair, [("request", pair.question), ("reference answer", pair.expected),
-                                         ("answer", answer)])  # fmt: skip
+    return _turns(system, rubric, pair, [("answer", answer)])
 
 
 def _criteria(rubric: Rubric) -> str:
@@ -105,10 +103,12 @@ def _criteria(rubric: Rubric) -> str:
     return "\n".join(lines)
 
 
-def _turns(system: Sequence[str], rubric: Rubric | None, pair: Pair, parts: Sequence[tuple[str, str]]) -> Turns:
+def _turns(system: Sequence[str], rubric: Rubric | None, pair: Pair, answers: Sequence[tuple[str, str]]) -> Turns:
+    """The turns about a pair. An empty answer is shown as one; an empty request or reference is left out."""
     about = [rubric.about] if rubric and rubric.about else []
     mark = pair.key[:8]
-    shown = [f"[{mark} {name}]\n{text}\n[{mark} end of {name}]" for name, text in parts if text]
+    known = [(name, text) for name, text in (("request", pair.question), ("reference answer", pair.expected)) if text]
+    shown = [f"[{mark} {name}]\n{text}\n[{mark} end of {name}]" for name, text in (*known, *answers)]
     return (
         {"role": "system", "content": "\n\n".join([*about, *system])},
         {"role": "user", "content": "\n\n".join(shown)},

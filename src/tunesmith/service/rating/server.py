@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,6 +75,11 @@ class RatingServer:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that the other side breaks off, at any point, is nothing to report."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _RefusedError(Exception):
     """A request that is not answered, with its status."""
@@ -95,9 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._request)
 
     def _page(self) -> None:
-        if urlsplit(self.path).path != "/":
+        try:
+            address = urlsplit(self.path)
+            query = parse_qs(address.query)
+        except ValueError as error:
+            raise _RefusedError(400, "this is no address") from error
+        if address.path != "/":
             raise _RefusedError(404, "there is nothing here")
-        given = parse_qs(urlsplit(self.path).query).get("token", [""])[0]
+        given = query.get("token", [""])[0]
         self._check_token(given)
         nonce = secrets.token_urlsafe(16)
         page = render_page(title=self.server_of.title, rater=self.server_of.rater, nonce=nonce)
@@ -150,15 +161,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, action: Callable[[], None]) -> None:
         try:
-            host = (self.headers.get("Host") or "").rpartition(":")
-            name = host[0] if host[2].isdecimal() else "".join(host)
-            if name not in _HOSTS:
-                raise _RefusedError(403, "this page answers to 127.0.0.1 and localhost only")
-            action()
-        except _RefusedError as refusal:
-            self._send(refusal.status, "application/json", json.dumps({"error": str(refusal)}).encode())
+            try:
+                self._check_host()
+                action()
+            except _RefusedError as refusal:
+                self._send(refusal.status, "application/json", json.dumps({"error": str(refusal)}).encode())
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # whoever asked is gone
+
+    def _check_host(self) -> None:
+        host = (self.headers.get("Host") or "").rpartition(":")
+        name = host[0] if host[2].isdecimal() else "".join(host)
+        if name not in _HOSTS:
+            raise _RefusedError(403, "this page answers to 127.0.0.1 and localhost only")
 
     def _check_token(self, given: str) -> None:
         if not secrets.compare_digest(given.encode("utf-8", "replace"), self.server_of.token.encode()):

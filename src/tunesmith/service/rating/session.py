@@ -127,7 +127,9 @@ class RatingSession:
             "pair": pair.key,
             "question": pair.question,
             "reference": pair.expected,
-            **{side: pair.answers[candidate] for candidate, side in sides.items()},
+            # Left before right, always: in the candidates' order the keys would tell which is which.
+            "left": pair.answers[left],
+            "right": next(answer for candidate, answer in pair.answers.items() if candidate != left),
             "before": sides.get(before, before) if before is not None else None,
             "progress": self._progress(rater, waiting),
         }
