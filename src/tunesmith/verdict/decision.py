@@ -2,7 +2,7 @@
 
 Only numbers decide: every candidate's value of the deciding metric, and tuned minus each alternative on the same rows
 with its interval. `RULES` lists the rules; the first that fires decides. How often they are wrong is measured on worlds
-whose truth is known: benchmarks/verdict.md.
+whose truth is known by `benchmarks/verdict.py`.
 
 "Surely" means: the whole confidence interval says so. Which alternative is truly the best is not known either, so
 
