@@ -374,7 +374,9 @@ def main() -> None:
         one["met"] = verdict(name, one, options.rows)
     report = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/data.py" + (f" --rows {options.rows}" if options.rows != ROWS else ""),
+        "command": "python benchmarks/data.py"
+        + (f" --rows {options.rows}" if options.rows != ROWS else "")
+        + (f" --only {','.join(names)}" if names != list(MEASURES) else ""),
         "machine": machine(),
         "load_before": load,
         "base": options.base,

@@ -20,17 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tunesmith.errors import RecipeError
 from tunesmith.recipe.schema import CustomMetric as CustomMetricSpec
 from tunesmith.tasks.formula import compile_formula
-from tunesmith.tasks.metrics import ratio
-from tunesmith.tasks.types import FloatArray
+from tunesmith.tasks.metrics import ItemMean
 
 
 @dataclass(frozen=True)
-class CustomMetric:
+class CustomMetric(ItemMean):
     """`formula` is an expression or `file.py:function`, called with (answer, expected) as the task reads them.
 
     The mean over rows of the scaled value. Values beyond an end count as that end. An unreadable answer, one on which
@@ -47,22 +44,6 @@ class CustomMetric:
     def binary(self) -> bool:
         """Values in between are possible."""
         return False
-
-    def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
-        """Per-item (score, 1) [n, 2]."""
-        result = np.ones((len(parsed), 2))
-        for row, answer, target in zip(result, parsed, expected, strict=True):
-            row[0] = 0.0 if answer is None else self._score(answer, target)
-        return result
-
-    def finish(self, sums: FloatArray) -> FloatArray:
-        """Mean [...] from sums [..., 2]."""
-        return ratio(sums[..., 0], sums[..., 1])
-
-    def item(self, statistics: FloatArray) -> FloatArray:
-        """The scores themselves [n]."""
-        scores: FloatArray = statistics[:, 0]
-        return scores
 
     def try_on(self, right: Sequence[tuple[Any, Any]]) -> None:
         """Value right answers, given as (answer, expected): a formula that fails on these is wrong itself.
@@ -82,7 +63,7 @@ class CustomMetric:
             if not math.isfinite(value):
                 raise RecipeError(f"it gives {value} for {str(target)[:80]!r}", where=f"task.metrics.{self.name}")
 
-    def _score(self, answer: Any, target: Any) -> float:
+    def score(self, answer: Any, target: Any) -> float:
         try:
             value = float(self._function(answer, target))
         except Exception as error:  # the user's code, on what a model answered: anything can come out of it

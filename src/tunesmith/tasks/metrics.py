@@ -12,15 +12,12 @@ from tunesmith.data.types import Example
 from tunesmith.tasks.types import FloatArray, Metric, Task
 
 
-@dataclass
-class MeanMetric:
-    """The mean of a score per item. Statistics per item: (score, 1).
+class ItemMean:
+    """The mean of a score per item: statistics (score, 1) of each. An unreadable answer (`parsed` None) scores 0.
 
-    `score(parsed, expected)` gives 0-1; it is not called for unreadable answers (`parsed` None), which score 0.
+    What inherits from it has `score(parsed, expected)`, 0-1, which is not called for unreadable answers.
     """
 
-    name: str
-    binary: bool
     score: Callable[[Any, Any], float]
 
     def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
@@ -38,6 +35,15 @@ class MeanMetric:
         """The scores themselves [n]."""
         scores: FloatArray = statistics[:, 0]
         return scores
+
+
+@dataclass
+class MeanMetric(ItemMean):
+    """A mean of item scores by a function; `binary` where it gives 0 or 1 only."""
+
+    name: str
+    binary: bool
+    score: Callable[[Any, Any], float]
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray, empty: float = 0.0) -> FloatArray:
