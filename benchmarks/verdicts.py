@@ -1,6 +1,6 @@
-"""The whole of Tunesmith on real data: banking77 (intents) and tasteset (foods in recipes), with the embedded base.
+"""The whole of Tunesmith on real data with the embedded base: intents, foods, summaries, sums, shell commands.
 
-    python benchmarks/verdicts.py [--data DIR] [--out DIR] [--quick] [NAME ...]
+    python benchmarks/verdicts.py [--data DIR] [--out DIR] [--quick] [--through STAGE] [NAME ...]
 
 Each run answers the published question: is a tuned model worth it here, and if not, what is? Whatever the answer, it
 goes to benchmarks/results/verdicts-<date>.json and benchmarks/verdicts.md. Interrupted, the same command continues.
@@ -27,37 +27,71 @@ from tunesmith.verdict.headline import headline
 HERE = Path(__file__).resolve().parent
 
 
+_ENGINE = {"cuda_graphs": "off", "compile": "off", "patience": 0}
+"""The plain engine, so that the figures are those of any machine."""
+
+
 def recipes(root: Path, quick: bool) -> dict[str, Recipe]:
     """The published recipes by name."""
-    small: Mapping[str, Any] = {"max_steps": 40, "evaluations": 2} if quick else {}
-    banking = Recipe.model_validate(
-        {
-            "name": "banking77",
+    sections: dict[str, dict[str, Any]] = {
+        "banking77": {
             "task": "classification",
             "goal": {"use_case": "Route questions of bank customers to one of 77 intents", "metric": "accuracy"},
             "data": {
                 "train": str(root / "banking77" / "train.csv"),
                 "columns": {"prompt": "text", "answer": "category"},
-                "max_rows": 400 if quick else 3000,
+                "max_rows": 3000,
             },
-            "train": {"epochs": 6, "batch_size": 16, "evaluations": 3, "eval_rows": 48, **small},
-        }
-    )
-    tasteset = Recipe.model_validate(
-        {
-            "name": "tasteset",
+            "method": {"rank": 32},
+            "train": {"learning_rate": 2e-3, "epochs": 8, "batch_size": 16, "evaluations": 4, "eval_rows": 150},
+        },
+        "tasteset": {
             "task": "extraction",
             "goal": {"use_case": "Foods of a recipe as a JSON list", "metric": "entity_f1"},
             "data": {
                 "train": str(root / "tasteset" / "TASTEset.csv"),
                 "columns": {"prompt": "ingredients", "answer": "ingredients_entities"},
                 "span_types": ["FOOD"],
-                **({"max_rows": 400} if quick else {}),
             },
-            "train": {"epochs": 5, "evaluations": 3, "eval_rows": 32, **small},
-        }
-    )
-    return {"banking77": banking, "tasteset": tasteset}
+            "method": {"rank": 32},
+            "train": {"learning_rate": 2e-3, "epochs": 20, "batch_size": 8, "evaluations": 6, "eval_rows": 96},
+        },
+        "scitldr": {
+            "task": "summarisation",
+            "goal": {"use_case": "Say in one sentence what a paper shows, from its abstract", "metric": "rouge_l"},
+            "data": {
+                "train": str(root / "scitldr" / "train.jsonl"),
+                "validation": str(root / "scitldr" / "dev.jsonl"),
+                "test": str(root / "scitldr" / "test.jsonl"),
+                "columns": {"prompt": "source", "answer": "target"},
+            },
+            "train": {"epochs": 3, "evaluations": 3, "eval_rows": 32, "select_by": "loss"},
+            "evaluate": {"few_shot_k": [1, 2], "retrieval_k": [1, 2]},
+        },
+        "svamp": {
+            "task": "maths",
+            "goal": {"use_case": "Solve sums told in words, in one step", "metric": "accuracy"},
+            "data": {"train": str(root / "svamp" / "SVAMP.json"), "template": "{Body}. {Question} → {Answer}"},
+            "train": {"epochs": 15, "evaluations": 5, "eval_rows": 100},
+        },
+        "tldr": {
+            "task": "generation",
+            "goal": {"use_case": "Turn a wish into a shell command", "metric": "rouge_l"},
+            "data": {
+                "train": str(root / "tldr" / "nl2cmd.jsonl"),
+                "columns": {"prompt": "instruction", "answer": "output"},
+                "max_rows": 5000,
+                "split": {"group_by": "command"},
+            },
+            "train": {"epochs": 5, "evaluations": 3, "eval_rows": 64, "select_by": "loss"},
+        },
+    }
+    found = {}
+    for name, given in sections.items():
+        data = {**given["data"], "max_rows": 400} if quick else given["data"]
+        train = {**given["train"], **_ENGINE, **({"max_steps": 40, "evaluations": 2} if quick else {})}
+        found[name] = Recipe.model_validate({**given, "name": name, "data": data, "train": train})
+    return found
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -93,18 +127,22 @@ def show(event: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="banking77, tasteset; default both")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of the data sets; default all")
     default = os.environ.get("TUNESMITH_TEST_DATA", str(HERE.parent.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "verdicts", help="folder of the runs")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--through", choices=("train", "verdict"), default="verdict", help="train: only that, for now")
     arguments = parser.parse_args()
     results = []
     for name, recipe in recipes(arguments.data, arguments.quick).items():
         if arguments.names and name not in arguments.names:
             continue
         began = time.monotonic()
-        result = run(recipe, out=arguments.out / (name + ("-quick" if arguments.quick else "")), listener=show)
+        folder = arguments.out / (name + ("-quick" if arguments.quick else ""))
+        result = run(recipe, out=folder, through=arguments.through, listener=show)
+        if arguments.through == "train":
+            continue
         assert result.verdict is not None
         results.append(
             {
@@ -117,7 +155,7 @@ def main() -> None:
             }
         )
         print(headline(result.verdict), flush=True)
-    if not arguments.quick:
+    if results and not arguments.quick:
         target = HERE / "results" / f"verdicts-{date.today()}.json"
         target.write_text(json.dumps(results, indent=1, default=str) + "\n")
         (HERE / "verdicts.md").write_text(table(results))

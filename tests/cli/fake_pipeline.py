@@ -79,6 +79,7 @@ class Report:
         default_factory=lambda: {"training_seconds": 90.0, "peak_memory_bytes": 2**30, "steps": 600, "device": "cpu"}
     )
     numbers: None = None
+    decision: None = None
     splits: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -146,9 +147,11 @@ class FakePipeline(types.ModuleType):
         out: Path | None = None,
         new: bool = False,
         through: str = "verdict",
+        train_anyway: bool = False,
         listener: Listener | None = None,
     ) -> Result:
-        self.calls.append(("run", {"recipe": recipe, "out": out, "new": new, "through": through}))
+        asked = {"recipe": recipe, "out": out, "new": new, "through": through, "train_anyway": train_anyway}
+        self.calls.append(("run", asked))
         folder = RunFolder.create_at(out) if out else RunFolder.create(Path(recipe.output.dir), recipe.name or "run")
         listeners = [listener] if listener else []
         with folder.lock(), folder.events(listeners) as log:
@@ -162,6 +165,10 @@ class FakePipeline(types.ModuleType):
 
     def load_run(self, folder: RunFolder) -> Result:
         self.calls.append(("load_run", {"folder": folder}))
+        return Result(folder, verdict=self.verdict)
+
+    def redecide(self, folder: RunFolder) -> Result:
+        self.calls.append(("redecide", {"folder": folder}))
         return Result(folder, verdict=self.verdict)
 
     def _trouble(self) -> None:

@@ -76,6 +76,13 @@ def test_labels() -> None:
     assert check_examples(examples(rows), task_type="generation") == []
 
 
+def test_grades_are_labels_too() -> None:
+    rows = examples([(plain_text(number), str(1 + number % 3)) for number in range(120)] + [("all alone", "7")])
+    found = {finding.code for finding in check_examples(rows, task_type="ordinal")}
+    assert "label_seen_once" in found
+    assert "label_seen_once" not in {finding.code for finding in check_examples(rows, task_type="regression")}
+
+
 def test_one_label_only() -> None:
     found = by_code(check_examples(examples(enough(labels=("x",))), task_type="classification"))
     assert found["single_label"].severity == "error"

@@ -129,7 +129,9 @@ def test_tables_are_no_format(columns: tuple[str, ...]) -> None:
         ("conll", {"tokens": ["a", "b"], "tags": ["O"]}, {"broken_tags"}),
         ("conll", {"tokens": ["a"], "tags": [3]}, {"broken_tags"}),
         ("conll", {"tokens": [], "tags": []}, {"empty_prompt"}),
-        ("squad", {"context": "c", "question": "", "answers": {"text": []}}, {"empty_prompt", "empty_answer"}),
+        ("squad", {"context": "c", "question": "", "answers": {"text": [" "]}}, {"empty_prompt", "empty_answer"}),
+        ("squad", {"context": "c", "question": "", "answers": {"text": []}}, {"empty_prompt"}),
+        ("squad", {"context": "c", "question": "q", "answers": None}, {"empty_answer"}),
     ],
 )  # fmt: skip
 def test_broken_rows_are_reported(name: str, row: dict[str, Any], codes: set[str]) -> None:
@@ -327,8 +329,28 @@ def test_formats_that_are_equally_sure_are_both_named(announced: Any) -> None:
         recognise(sample(both), "x")
 
 
+@pytest.mark.parametrize(
+    ("texts", "learnt", "expected"),
+    [
+        (["Paris"], "Paris", "Paris"),
+        (["Paris", " Paris ", "in Paris"], "Paris", '["Paris", "in Paris"]'),
+        (["", "Zürich"], "Zürich", "Zürich"),
+        (["[1]"], "[1]", '["[1]"]'),
+        ([], "unanswerable", "[]"),
+    ],
+)
+def test_all_references_of_a_question_are_kept(texts: list[str], learnt: str, expected: str) -> None:
+    content, codes = read({"context": "c", "question": "q", "answers": {"text": texts, "answer_start": []}})
+    assert codes == set() and content is not None
+    assert (content.messages[-1].content, content.expected) == (learnt, expected)
+    listed = [{"text": text, "answer_start": 0} for text in texts]
+    assert read({"context": "c", "question": "q", "answers": listed}) == (content, set())
+
+
 def test_those_that_write_say_what() -> None:
-    assert {n for n, f in formats().items() if not isinstance(f, Writer)} == {"conll", "squad"}
+    assert {n for n, f in formats().items() if not isinstance(f, Writer)} == {
+        *("conll", "squad", "openai_evals", "promptfoo")
+    }
     for format in formats().values():
         if isinstance(format, Writer):
             assert format.kinds

@@ -69,6 +69,14 @@ def test_stratified_parts_hold_every_label_in_proportion() -> None:
     assert "every label in proportion" in splits.explanation
 
 
+def test_grades_are_stratified_like_labels_and_numbers_are_not() -> None:
+    pairs = [(plain_text(number), str(1 + number % 5)) for number in range(200)]
+    graded = split(examples(pairs), "ordinal")
+    assert Counter(row.expected for row in graded.test) == dict.fromkeys("12345", 8)
+    assert "every label in proportion" in graded.explanation
+    assert "at random" in split(examples(pairs), "regression").explanation
+
+
 def test_labels_seen_once_or_twice_stay_in_training() -> None:
     pairs = [*[(plain_text(number), f"label {number % 3}") for number in range(90)], ("one", "once"), ("two", "twice"),
              ("three", "twice")]  # fmt: skip

@@ -7,10 +7,11 @@ import pytest
 from tests.evaluation.engines import FakeEngine
 from tests.tasks.rows import example
 from tunesmith.data.types import Message
-from tunesmith.errors import DataError
-from tunesmith.evaluation.prompts import PromptCandidate, choose_k
+from tunesmith.evaluation.document_files import Document
+from tunesmith.evaluation.passages import Passage, PassageFinder
+from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.retrieval import Retriever
-from tunesmith.evaluation.shots import draw_shots
+from tunesmith.evaluation.shots import draw_shots, first_shots
 from tunesmith.tasks import training_conversation
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.generation import Generation
@@ -115,35 +116,71 @@ def test_shots_of_other_tasks_differ_from_each_other() -> None:
     assert draw_shots([], Generation(), 3, seed=0) == ()
 
 
-def test_choose_k_takes_the_best_and_the_smaller_of_equals() -> None:
-    def reply(messages: Sequence[Message]) -> str:
-        shown = sum(message.role == "assistant" for message in messages)
-        return "dog" if shown in (2, 4) else "cat"
-
-    engine = FakeEngine(reply)
-    validation = [example(f"q {i}", "dog") for i in range(10)]
-    progress: list[tuple[int, int]] = []
-    choice = choose_k(
-        lambda k: PromptCandidate("few_shot", engine, TASK, 5, shots=tuple(TRAIN), k=k),
-        [4, 1, 2],
-        validation,
-        metric="accuracy",
-        rows=6,
-        seed=0,
-        on_progress=lambda done, total: progress.append((done, total)),
-    )
-    assert (choice.k, choice.rows, dict(choice.scores)) == (2, 6, {1: 0.0, 2: 1.0, 4: 1.0})
-    assert choice.facts["k_chosen_on"]["scores"] == {"1": 0.0, "2": 1.0, "4": 1.0}
-    assert progress[-1] == (18, 18) and len(progress) == 18
-    assert len({tuple(prompt[-1].content for prompt in asked) for asked in engine.asked}) == 1
+def test_the_first_rows_of_the_file_are_taken_in_its_order() -> None:
+    rows = [example(f"row {i}", "cat", line=i) for i in (5, 2, 9, 1)]
+    assert [row.line for row in first_shots(rows, 3)] == [1, 2, 5]
+    assert first_shots([], 2) == ()
 
 
-def test_one_k_needs_no_validation_and_none_is_an_error() -> None:
-    def never(k: int) -> PromptCandidate:
-        raise AssertionError("must not be asked")
+def test_further_notes_are_asked_for_when_notes_are_read() -> None:
+    told: dict[str, int] = {}
+    candidate = PromptCandidate("remote_big", FakeEngine(last_shot), TASK, 5, told=lambda: told)
+    told["unanswered_rows"] = 3
+    assert candidate.notes == {"k": 0, "unanswered_rows": 3}
 
-    assert choose_k(never, [3, 3], [], metric="accuracy", rows=5, seed=0).k == 3
-    with pytest.raises(DataError, match="cannot be chosen"):
-        choose_k(never, [1, 2], [], metric="accuracy", rows=5, seed=0)
-    with pytest.raises(DataError, match="cannot be chosen"):
-        choose_k(never, [], TRAIN, metric="accuracy", rows=5, seed=0)
+
+def test_an_engine_is_told_of_a_list_that_needs_no_answers_any_more() -> None:
+    """So that it can say what is known of it."""
+    engine = FakeEngine(last_shot)
+    rows = [example(f"question {i}", "cat") for i in range(3)]
+    assert list(PromptCandidate("few_shot", engine, TASK, 5).answer(rows, skip=3)) == []
+    assert len(engine.asked) == 1 and len(engine.asked[0]) == 3
+
+
+PASSAGES = [
+    Passage("Dogs bark at night and dig holes.", Document("", "dogs.txt"), 0, 7),
+    Passage("Cats purr when they sleep.", Document("", "cats.md", "About cats"), 0, 5),
+    Passage("Birds sing in the morning.", Document("", "birds.txt"), 0, 5),
+]
+
+
+def test_passages_stand_before_the_question_the_nearest_last() -> None:
+    engine = FakeEngine(last_shot)
+    row = example("why do cats purr and sleep", "cat", system="Be brief.")
+    candidate = PromptCandidate("documents", engine, TASK, 5, finder=PassageFinder(PASSAGES), k=2)
+    list(candidate.answer([row]))
+    system, asked = engine.asked[0][0]
+    assert system.content == f"{TASK.full_instruction}\n\nBe brief."
+    assert asked.content.index("[1] ") < asked.content.index("[2] About cats\nCats purr when they sleep.")
+    assert asked.content.endswith("\n\nThe question:\nwhy do cats purr and sleep")
+    assert "singing" not in asked.content and candidate.notes["k_used"] == {"mean": 2.0, "min": 2, "max": 2}
+    assert candidate.notes["rows_found_in_documents"] == 0
+
+
+def test_passages_that_do_not_fit_are_dropped_the_nearest_kept() -> None:
+    row = example("why do cats purr", "cat")
+    bare = PromptCandidate("documents", FakeEngine(last_shot), TASK, 5).prompt(row).tokens
+    for room, shown in ((0, 0), (40, 3), (15, 1)):
+        engine = FakeEngine(last_shot, context=bare + 5 + room)
+        candidate = PromptCandidate("documents", engine, TASK, 5, finder=PassageFinder(PASSAGES), k=3)
+        prompt = candidate.prompt(row)
+        assert prompt.answerable and prompt.shown == shown
+        assert ("Cats purr" in prompt.messages[-1].content) == (shown > 0)
+        assert (prompt.messages[-1].content == row.question) == (shown == 0)
+
+
+def test_a_passage_that_holds_the_row_itself_is_not_given_for_it() -> None:
+    row = example("my cat drinks only warm milk", "cat")
+    solution = Passage("Q: My cat drinks only warm milk! A: cat", Document("", "rows.txt"), 0, 9)
+    finder = PassageFinder([solution, *PASSAGES])
+    assert finder.nearest(row, 1)[0] is not solution
+    assert finder.nearest(example("my cat drinks only warm milk", "dog"), 1) == (solution,)
+    assert finder.nearest(example("warm milk", "cat"), 1) == (solution,)  # which is about more than these two words
+    assert finder.held_out == {row.id}
+    short = Passage("warm milk: cat", Document("", "rows.txt"), 0, 3)
+    assert short not in PassageFinder([short, *PASSAGES]).nearest(example("warm milk", "cat"), 9)
+    assert PassageFinder([short]).nearest(example("warm milk", "cat"), 1) == ()
+    assert finder.nearest(row, 0) == ()
+    candidate = PromptCandidate("documents", FakeEngine(last_shot), TASK, 5, finder=finder, k=1)
+    list(candidate.answer([example("birds sing loud today", "dog"), row]))
+    assert candidate.notes["rows_found_in_documents"] == 1

@@ -37,11 +37,11 @@ def test_classification_baselines_learn_from_training_rows() -> None:
     train, validation = [*CATS[:5], *DOGS[:3]], [CATS[5], DOGS[3]]
     task = task_of("classification", train)
     found = fitted(task, train, validation)
-    assert list(found) == ["trivial_majority", "trivial_tfidf_lr"]
+    assert list(found) == ["trivial_majority", "trivial_knn", "trivial_tfidf_lr"]
     asked = [example("a dog that barks", "dog"), example("purring cats", "cat")]
     assert texts(found["trivial_majority"], asked) == ["cat", "cat"]
     assert found["trivial_majority"].notes == {"training_share": 5 / 8}
-    assert texts(found["trivial_tfidf_lr"], asked) == ["dog", "cat"]
+    assert texts(found["trivial_tfidf_lr"], asked) == texts(found["trivial_knn"], asked) == ["dog", "cat"]
     notes = found["trivial_tfidf_lr"].notes
     assert notes["c"] == 1.0 and set(notes["c_chosen_on"].values()) == {1.0}
 
@@ -207,3 +207,69 @@ def test_the_mean_is_of_the_numbers_that_the_task_reads() -> None:
     mean = fitted(task, rows)["trivial_mean"]
     assert mean.notes == {"mean": 338.167} and texts(mean, rows[:2]) == ["338.167", "338.167"]
     assert task.parse("338.167") == 338.167
+
+
+def test_neighbours_vote_and_k_is_chosen_on_validation_rows() -> None:
+    train = [example("a red rose", "red"), example("a red rose today", "blue"), example("a red rose again", "blue")]
+    train += [example(f"green grass {i}", "green") for i in range(4)]
+    task = task_of("classification", train)
+    close = fitted(task, train, [example("a red rose", "red")])["trivial_knn"]
+    assert close.notes == {"k": 1, "k_chosen_on": {"1": 1.0, "3": 0.0, "5": 0.0}}
+    far = fitted(task, train, [example("a red rose", "blue")])["trivial_knn"]
+    assert far.notes["k"] == 3 and texts(far, [example("a red rose", "?")]) == ["blue"]
+    # What is like nothing gets what most rows have, and without validation rows k is said to be no choice.
+    without = fitted(task, train)["trivial_knn"]
+    assert without.notes == {"k": 5, "k_chosen_on": None}
+    assert texts(without, [example("Ω", "?"), example("grass", "?")]) == ["green", "green"]
+
+
+def test_neighbours_with_an_order_meet_in_the_middle() -> None:
+    rows = [example(f"slow service {i}", str(stars)) for i, stars in enumerate((1, 1, 2, 5, 5))]
+    rows += [example(f"kind people {i}", "3") for i in range(5)]
+    task = fit_task(TaskSpec(labels=["1", "2", "3", "4", "5"]), "ordinal", rows)  # type: ignore[call-arg]
+    found = fitted(task, rows)
+    assert list(found) == ["trivial_majority", "trivial_median", "trivial_knn", "trivial_tfidf_lr"]
+    assert texts(found["trivial_knn"], [example("slow service", "?")]) == ["2"]  # neither 1 nor 5, as most say
+
+
+def test_neighbours_share_labels_and_average_numbers() -> None:
+    rows = [example("wet cold", "rain, wind"), example("wet cold night", "rain"), example("warm dry", "sun, wind")] * 2
+    task = task_of("multi_label", rows)
+    knn = fitted(task, rows[:3])["trivial_knn"]
+    assert texts(knn, [example("wet cold night", "?")]) == ["rain"]
+    assert task.parse(texts(knn, [example("warm dry day", "?")])[0]) == ["sun", "wind"]
+    numbers = [example("small hut", "10"), example("small hut here", "20"), example("huge castle", "900")]
+    numbers += [example(f"other {word}", str(n)) for n, word in enumerate(("aa", "bb", "cc"))]
+    found = fitted(task_of("regression", numbers), numbers)
+    assert list(found) == [
+        "trivial_mean", "trivial_median", "trivial_number", "trivial_knn", "trivial_tfidf_ridge",
+    ]  # fmt: skip
+    assert 10 < float(texts(found["trivial_knn"], [example("small hut", "?")])[0]) < 30  # the mean is 155
+
+
+def test_a_number_of_the_input_and_the_median() -> None:
+    rows = [example(f"invoice {i}: 3 parts, total {100 + i} EUR", str(100 + i)) for i in range(1, 40)]
+    found = fitted(task_of("regression", rows), rows)
+    assert found["trivial_number"].notes == {"number": "last", "training_score": 1.0}
+    asked = [example("invoice 7: 9 parts, total 1,250.5 EUR", "?"), example("nothing here", "?")]
+    assert texts(found["trivial_number"], asked) == ["1250.5", "120"]
+    assert texts(found["trivial_median"], asked) == ["120", "120"]
+
+
+def test_neighbours_are_the_same_however_many_are_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [example(f"{word} word {i}", word) for i in range(30) for word in ("one", "two", "three")]
+    task = task_of("classification", rows)
+    whole = texts(fitted(task, rows[:60], rows[60:])["trivial_knn"], rows)
+    monkeypatch.setattr("tunesmith.evaluation.trivial_nearest._PAIRS", 100)
+    assert texts(fitted(task, rows[:60], rows[60:])["trivial_knn"], rows) == whole
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal", "multi_label", "regression", "maths", "generation"])
+@pytest.mark.parametrize("asked", ["🙂", "?!", "١٢ كتاب", "好", "a", "x" * 500])
+def test_odd_inputs_are_answered_by_every_rule(kind: str, asked: str) -> None:
+    rows = [example(asked * (1 + i % 3), str(1 + i % 3)) for i in range(12)]
+    task = task_of(kind, rows)
+    for name, candidate in fitted(task, rows[:8], rows[8:]).items():
+        said = texts(candidate, [*rows, example("", "1")])
+        assert len(said) == 13, name
+        assert set(quick_score(task, said[:12], rows)) == set(task.metrics)

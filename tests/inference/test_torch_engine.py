@@ -10,6 +10,7 @@ import torch
 from tests.tiny import FAMILIES, build, byte_tokenizer
 from tunesmith.data.types import Message
 from tunesmith.inference import torch_engine
+from tunesmith.inference.prefixes import may_share
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.inference.types import Generation
 from tunesmith.models.lora import LoraSettings, attach_lora
@@ -98,8 +99,8 @@ def test_the_logits_of_a_batch_are_those_of_its_rows(family, beginning, monkeypa
 def test_a_window_longer_than_every_row_may_share():
     model = build("gemma3")
     made = engine(model=model)
-    assert not made._may_share(5) and made._may_share(4)
-    assert engine("llama")._may_share(10_000)
+    assert not may_share(made.model, 5) and may_share(made.model, 4)
+    assert may_share(build("llama"), 10_000)
 
 
 def test_the_shared_beginning_is_computed_once(monkeypatch):
@@ -115,7 +116,49 @@ def test_the_shared_beginning_is_computed_once(monkeypatch):
     beginning = "s" * 100
     answered = list(engine(model=model).generate(prompts(beginning, (5, 6, 7, 8)), 1))
     assert len(answered) == 4
-    assert widths == [100, 4 * 8]  # the beginning alone, then four rests padded to the longest
+    # The beginning alone, two rests both ways to find out whether they may attend to it in place, then all four.
+    assert widths == [100, 2 * 6, 2 * 6, 4 * 8]
+
+
+def test_windows_and_lists_share_one_beginning(monkeypatch):
+    """Computed once for the whole list, whatever else the prompts of a window have in common."""
+    monkeypatch.setattr(torch_engine, "_WINDOW_BATCHES", 1)
+    widths: list[int] = []
+    made = engine(batch_size=2)
+    forward = made.model.forward
+    monkeypatch.setattr(
+        made.model, "forward", lambda *a, **k: widths.append(tuple(k["input_ids"].shape)) or forward(*a, **k)
+    )
+    list(made.generate(prompts("s" * 100, (5, 6, 7, 8, 9, 10)), 1))
+    assert widths.count((1, 100)) == 1 and len(widths) == 1 + 2 + 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_which_families_attend_to_a_beginning_in_place(family):
+    """Without windows and soft caps; the tests above compare what comes out."""
+    made = engine(family)
+    list(made.generate(prompts("s" * 100, (5, 6)), 1))
+    assert made._attends_behind is (None if family in ("gemma2", "gemma3") else True)
+    assert made.model.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_a_model_that_hands_no_beginning_on_computes_it_for_every_row(monkeypatch):
+    made = engine()
+    forward = made.model.forward
+    monkeypatch.setattr(made.model, "forward", lambda *a, prefix=None, **k: forward(*a, **k))
+    asked = prompts("s" * 100, (5, 6, 9))
+    assert list(made.generate(asked, NEW)) == list(engine().generate(asked, NEW))
+    assert made._attends_behind is False
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gpt2"])
+def test_attending_in_place_gives_the_logits_of_copies(family, monkeypatch):
+    made, plain = engine(family, batch_size=8), engine(family, batch_size=8)
+    plain._attends_behind = False
+    ids = [made.renderer.prompt_ids(p) for p in prompts("s" * 100, (30, 9, 8, 1))]
+    assert made._answer_window(ids, 1) and made._attends_behind
+    together = logits_of(made, ids, 4, monkeypatch)
+    torch.testing.assert_close(together, logits_of(plain, ids, 4, monkeypatch), rtol=0, atol=1e-4)
 
 
 def test_identical_prompts_share_all_but_their_last_token():
@@ -144,7 +187,7 @@ def test_windows_before_the_skipped_place_are_not_computed(monkeypatch):
     asked: list[int] = []
     made = engine(batch_size=4)
     original = made._answer_window
-    monkeypatch.setattr(made, "_answer_window", lambda ids, new: asked.append(len(ids)) or original(ids, new))
+    monkeypatch.setattr(made, "_answer_window", lambda ids, *more: asked.append(len(ids)) or original(ids, *more))
     list(made.generate(prompts(), 1, skip=5))
     assert asked == [4, 3]  # of windows of 4, 4 and 3 prompts the first is passed over
 
@@ -165,7 +208,7 @@ def test_answers_come_as_their_window_is_done(monkeypatch):
     made = engine(batch_size=2)
     calls: list[int] = []
     original = made._answer_window
-    monkeypatch.setattr(made, "_answer_window", lambda ids, new: calls.append(len(ids)) or original(ids, new))
+    monkeypatch.setattr(made, "_answer_window", lambda ids, *more: calls.append(len(ids)) or original(ids, *more))
     answers = made.generate(prompts(), 2)
     first = next(answers)
     assert isinstance(first, Generation) and calls == [2]

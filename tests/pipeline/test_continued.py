@@ -17,7 +17,14 @@ import pytest
 
 from tests.pipeline.conftest import answers, events, make_project, start
 
-CANDIDATES = {"trivial_majority", "trivial_tfidf_lr", "zero_shot", "few_shot", "retrieval", "tuned"}
+PROMPTED = {"zero_shot", "few_shot", "retrieval", "tuned"}
+CANDIDATES = {
+    "trivial_majority",
+    "trivial_tfidf_lr",
+    "trivial_knn",
+    *PROMPTED,
+    *(f"{name}_scored" for name in PROMPTED),
+}
 pytestmark = pytest.mark.slow
 
 
@@ -90,8 +97,9 @@ def test_killed_in_every_stage_it_ends_as_the_uninterrupted_run(folder, whole):
     printed = json.loads(out)
     assert printed["training"]["adapter_sha256"] == whole["training"]["adapter_sha256"]
     assert printed["comparison"] == whole["comparison"]
-    assert {k: printed["verdict"][k] for k in ("decision", "candidate", "rule", "rows_needed")} == {
-        k: whole["verdict"][k] for k in ("decision", "candidate", "rule", "rows_needed")
+    # Two trivial candidates score alike here; the faster one is named, and how fast they are is measured anew.
+    assert {k: printed["verdict"][k] for k in ("decision", "rule", "rows_needed")} == {
+        k: whole["verdict"][k] for k in ("decision", "rule", "rows_needed")
     }
     for name in CANDIDATES:
         file = Path("evaluation") / f"{name}.jsonl"

@@ -15,11 +15,11 @@ import pytest
 from tests.evaluation.engines import FakeEngine
 from tests.evaluation.judges.test_rubric import GOOD, rubric_file
 from tests.evaluation.rating.stored import store_run
-from tests.pipeline.test_synthetic import Server, refusal
+from tests.inference.server import Server, refusal
 from tunesmith.errors import DataError, EngineError, RecipeError
 from tunesmith.evaluation.judges import load_rubric
 from tunesmith.evaluation.rating import Rating, pairs_of, rating_log, read_preferences
-from tunesmith.pipeline.endpoint import Budget, Endpoint
+from tunesmith.inference.endpoint import Budget, Endpoint
 from tunesmith.pipeline.judge_replies import EndpointJudge, LocalJudge
 from tunesmith.pipeline.judging import JudgeOrder, judge_run
 from tunesmith.runs import RunFolder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import ragged_samples, save_base
-from tunesmith.errors import ResourceError
+from tunesmith.errors import RecipeError, ResourceError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.fused_layers import FusedLayer
 from tunesmith.models.load import LoadedBase, load_base
@@ -199,3 +199,35 @@ def test_what_all_prompts_begin_with_is_read_once(folder: Path) -> None:
     for other in ({"evaluations": 0}, {"eval_rows": 0}, {"sharding": "fsdp"}):
         train = recipe.train.model_copy(update=other)
         assert planning._answering(recipe.model_copy(update={"train": train}), rows, base) is None
+
+
+def test_no_engine_setting_stays_open_and_each_has_a_reason(folder: Path) -> None:
+    plan = planned(folder, near=False, memory_limit="200GB", precision="auto")
+    for setting in ("precision", "micro_batch_tokens", "recompute", "cache_trunk", "cuda_graphs", "compile"):
+        assert getattr(plan.recipe.train, setting) != "auto", setting
+        assert any(c.key == f"train.{setting}" and c.reason for c in plan.choices), setting
+    assert (plan.recipe.train.cuda_graphs, plan.recipe.train.compile) == ("off", "off")
+    again = plan_engine(recipe_of(folder), base_of(folder), None, ROWS, plan.recipe)
+    assert {c.key: c.reason for c in again.choices}["train.compile"] == "as this run began"
+
+
+def test_what_this_device_lacks_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"train\.cuda_graphs, train\.precision") as caught:
+        planned(folder, near=False, memory_limit="200GB", cuda_graphs="on", precision="fp8")
+    assert "captured on CUDA" in str(caught.value) and "8-bit floats" in str(caught.value)
+
+
+def test_compiled_layers_are_not_fused(folder: Path) -> None:
+    base = base_of(folder)
+    assert fuse_layers(recipe_of(folder, compile="on"), base) == 0
+    assert fuse_layers(recipe_of(folder), base) == 2
+
+
+def test_graphs_have_no_shared_prefixes_and_memory_to_spare(folder: Path) -> None:
+    base, plain, graphs = base_of(folder), recipe_of(folder, memory_limit="10GB"), {"memory_limit": "10GB"}
+    asked = recipe_of(folder, cuda_graphs="on", **graphs)
+    assert plan_of(plain, 8).share_prefixes and not plan_of(plain, 8).cuda_graphs
+    assert plan_of(asked, 8).cuda_graphs and not plan_of(asked, 8).share_prefixes
+    assert planning._memory(asked, base) == pytest.approx(0.65 * planning._memory(plain, base))
+    eighths = planning._memory(recipe_of(folder, precision="fp8", **graphs), base)
+    assert planning._memory(plain, base) - eighths > 2 * 2 * 4 * 32 * 32  # two layers, four matrices and more

@@ -3,85 +3,23 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.inference.server import Answer, Server, refusal, reply
 from tests.pipeline.conftest import tone_rows, write_csv
 from tunesmith.data.examples import load_examples
 from tunesmith.errors import DataError, EngineError, RecipeError
-from tunesmith.pipeline.endpoint import Budget, Endpoint, OverBudgetError, RefusedError, token_bound
+from tunesmith.inference.endpoint import Budget, Endpoint
 from tunesmith.pipeline.prepare import read_data
 from tunesmith.pipeline.synthesis import Order, synthesize
 from tunesmith.pipeline.synthetic import read_journal, texts_in
 from tunesmith.recipe import load_recipe
-
-Answer = tuple[int, dict[str, str], bytes] | None
-"""Status, headers, body; None hangs up without an answer."""
-
-
-class Server:
-    """A chat endpoint whose answers a test decides, and which remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.answer: Callable[[dict[str, Any], int], Answer] = lambda body, number: reply("ok")
-        self.busy = self.busiest = 0
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    number = len(outer.asked)
-                    outer.asked.append({"path": self.path, **body})
-                    outer.headers.append(dict(self.headers))
-                    outer.busy += 1
-                    outer.busiest = max(outer.busiest, outer.busy)
-                try:
-                    made = outer.answer(body, number)
-                finally:
-                    with outer.lock:
-                        outer.busy -= 1
-                if made is None:
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                status, headers, data = made
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-
-def reply(text: str, usage: dict[str, int] | None = None, reason: str = "stop") -> Answer:
-    body: dict[str, Any] = {
-        "id": "chatcmpl-1",
-        "model": "teacher-2",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}],
-        "usage": usage or {"prompt_tokens": 30, "completion_tokens": 10},
-    }
-    if usage == {}:
-        del body["usage"]
-    return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
-
-
-def refusal(status: int, message: str = "no", **headers: str) -> Answer:
-    return status, headers, json.dumps({"error": {"message": message, "code": "x"}}).encode()
 
 
 @pytest.fixture
@@ -127,85 +65,6 @@ def recipe_of(project: Path, *overrides: str):
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-# The endpoint.
-
-TURNS = [{"role": "user", "content": "hi"}]
-
-
-def test_a_question_and_its_answer(server, endpoint):
-    server.answer = lambda body, number: reply("yes", {"prompt_tokens": 7, "completion_tokens": 3})
-    spent = budget(input_price=1.0, output_price=2.0)
-    got = endpoint.ask(TURNS, spent, max_tokens=20, options={"temperature": 0.5})
-    assert (got.text, got.input_tokens, got.output_tokens, got.counted, got.model) == ("yes", 7, 3, True, "teacher-2")
-    assert (spent.tokens, spent.money) == (10, pytest.approx((7 + 2 * 3) / 1e6))
-    (asked,) = server.asked
-    assert asked == {"path": "/v1/chat/completions", "model": "teacher", "messages": TURNS, "max_tokens": 20,
-                     "temperature": 0.5}  # fmt: skip
-    assert server.headers[0]["Authorization"] == "Bearer secret-key"
-    assert "secret-key" not in repr(endpoint)
-
-
-def test_what_passes_is_tried_again_and_waits_as_asked(server, endpoint, waited):
-    answers = [refusal(429, **{"Retry-After": "7"}), None, refusal(503), reply("at last")]
-    server.answer = lambda body, number: answers[number]
-    spent = budget()
-    assert endpoint.ask(TURNS, spent, max_tokens=5, options={}).text == "at last"
-    assert waited[0] == 7 and len(waited) == 3
-    assert 0.1 <= waited[1] <= 2 and 0.1 <= waited[2] <= 4
-    # The attempt that was lost may have been charged: it stays counted at its most.
-    assert spent.tokens == 40 + token_bound(TURNS) + 5
-
-
-def test_a_server_that_never_answers_ends_after_all_attempts(server, endpoint, waited):
-    server.answer = lambda body, number: refusal(500)
-    spent = budget()
-    with pytest.raises(Exception, match="did not answer in 4 attempts: status 500"):
-        endpoint.ask(TURNS, spent, max_tokens=5, options={})
-    assert len(server.asked) == 4 and spent.tokens == 0
-
-
-def test_what_lasts_is_not_tried_again(server, endpoint):
-    server.answer = lambda body, number: refusal(400, "content filter")
-    with pytest.raises(RefusedError, match="400: content filter"):
-        endpoint.ask(TURNS, budget(), max_tokens=5, options={})
-    for status in (401, 404, 302):
-        server.asked.clear()
-        server.answer = lambda body, number, status=status: refusal(
-            status, "no such model", Location="http://x.invalid/"
-        )
-        with pytest.raises(Exception, match=f"refuses \\({status}\\)"):
-            endpoint.ask(TURNS, budget(), max_tokens=5, options={})
-        assert len(server.asked) == 1
-    server.answer = lambda body, number: (200, {}, b"<html>hello</html>")
-    with pytest.raises(Exception, match="something else than chat completions"):
-        endpoint.ask(TURNS, budget(), max_tokens=5, options={})
-
-
-def test_no_usage_counts_as_the_most_it_can_be(server, endpoint):
-    server.answer = lambda body, number: reply("x", {})
-    spent = budget()
-    got = endpoint.ask(TURNS, spent, max_tokens=50, options={})
-    assert not got.counted and spent.tokens == token_bound(TURNS) + 50
-
-
-@pytest.mark.parametrize("ceiling", [{"max_tokens": 100}, {"max_tokens": None, "max_money": 0.0001}])
-def test_a_ceiling_is_checked_before_the_request(server, endpoint, ceiling):
-    spent = budget(input_price=1.0, output_price=1.0, **ceiling)
-    with pytest.raises(OverBudgetError):
-        endpoint.ask(TURNS, spent, max_tokens=101, options={})
-    assert not server.asked and spent.tokens == 0 and spent.money == 0
-
-
-def test_a_key_is_not_sent_in_the_clear_and_an_address_is_one():
-    with pytest.raises(RecipeError, match="unencrypted"):
-        Endpoint("http://example.com/v1", "m", "key").check()
-    Endpoint("http://example.com/v1", "m").check()
-    Endpoint("https://example.com/v1", "m", "key").check()
-    for url in ("example.com/v1", "file:///etc/passwd", "http://"):
-        with pytest.raises(RecipeError, match="no address"):
-            Endpoint(url, "m").check()
 
 
 # Rows.

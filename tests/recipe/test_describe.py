@@ -31,7 +31,7 @@ def test_types_defaults_and_limits_in_words():
     assert by_key["data.split.validation"].type == "number"
     assert by_key["method.dropout"].type == "number, at least 0, below 1"
     assert by_key["method.target_modules"].type == "all-linear | list of text"
-    assert by_key["baselines"].default == '["zero_shot", "few_shot", "retrieval", "trivial"]'
+    assert by_key["baselines"].default == '["zero_shot", "few_shot", "retrieval", "documents", "trivial"]'
     assert by_key["data.train"].default == "required"
     assert by_key["train.tensorboard"].type == "true | false"
     assert by_key["data.template"].text and not by_key["task.labels"].text

@@ -46,6 +46,8 @@ def test_nothing_stays_auto_that_applies():
         "cache_trunk",
         "micro_batch_tokens",
         "memory_limit",
+        "cuda_graphs",
+        "compile",
     )  # settled by who has a base
     assert [text["train"].pop(name) for name in engine] == ["auto"] * len(engine)
     assert "auto" not in str(text)
@@ -143,3 +145,19 @@ def test_steps_in_the_reason_follow_the_batch_size_that_was_set():
     assert next(c for c in choices if c.key == "train.epochs").reason == "320 training rows, about 60 steps"
     _, choices = resolved(train={"max_steps": 5})
     assert "not used: max_steps is 5" in next(c for c in choices if c.key == "train.epochs").reason
+
+
+def test_an_ordinal_task_gets_its_labels_in_order_and_stratified_parts():
+    facts = replace(
+        FACTS, task_type="ordinal", labels=("1", "2", "10"), metric_default="quadratic_kappa", task_reason="of stars"
+    )
+    recipe, choices = resolved(facts)
+    assert recipe.task.labels == ["1", "2", "10"] and recipe.data.split.method == "stratified"
+    reasons = {choice.key: choice.reason for choice in choices}
+    assert reasons["task.type"] == "of stars" and reasons["task.labels"] == "the 3 numbers in the data, by size"
+    given, choices = resolved(facts, task={"type": "ordinal", "labels": ["bad", "good"]})
+    assert given.task.labels == ["bad", "good"] and "task.labels" not in {choice.key for choice in choices}
+
+
+def test_the_task_has_a_reason_even_where_none_was_told():
+    assert "from the expected answers" in {choice.reason for choice in resolved()[1]}

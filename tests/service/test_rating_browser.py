@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.browser import CONTRAST, Heard, looked
 from tunesmith.evaluation.rating import Pair, Rating, RatingLog, Settings, make_plan, read_ratings
 from tunesmith.service.rating import RatingServer, RatingSession
 
 pytestmark = pytest.mark.browser
-CHROMIUM = Path("/usr/bin/chromium")
 A, B = "tuned", "few_shot"
-SHOTS = os.environ.get("TUNESMITH_TEST_SCREENSHOTS")
-"""A folder for screenshots, for people who want to look."""
 
 QUESTION = "My card never arrived, and the app says that it was delivered three weeks ago. What can I do about it now?"
 GOOD = (
@@ -34,17 +31,6 @@ def pairs(count: int = 5) -> list[Pair]:
     arabic = Pair("row3", "ما هذا؟", {A: "هذا كتاب.", B: "This is a book."}, "كتاب")
     more = [Pair(f"row{i}", f"What is {i} and {i}?", {A: str(2 * i), B: str(i)}, str(2 * i)) for i in range(4, count)]
     return [first, odd, long, arabic, *more][:count]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 class Page:
@@ -87,11 +73,7 @@ def rated(page: Any, number: int) -> None:
 
 def test_everything_is_rated_by_keyboard_alone(browser, served):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    heard = Heard(page)
     begin(page, served)
     chosen = {}
     for number, key in enumerate(("1", "2", "3", "4", "1")):
@@ -108,9 +90,9 @@ def test_everything_is_rated_by_keyboard_alone(browser, served):
     assert page.evaluate("document.activeElement.id") == "end"
     assert {row: rating.choice for row, rating in served.kept().items()} == chosen
     assert all(rating.rater == "Ann" and 0 <= rating.seconds < 60 for rating in served.kept().values())
-    assert said == [] and page.title().startswith("Which answer is better?")
+    assert heard.said == [] and page.title().startswith("Which answer is better?")
     own = served.server.url.split("?")[0]
-    assert all(url.startswith((own, "data:")) for url in asked)
+    assert heard.asked_beside(own, "data:") == []
     assert A not in page.content() and B not in page.content()
     page.close()
 
@@ -190,38 +172,6 @@ def test_it_fits_and_can_be_read(browser, served, width, scheme):
         rated(page, number + 1)
     looked(page, f"done-{width}-{scheme}")
     page.close()
-
-
-def looked(page: Any, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
-
-
-CONTRAST = """() => {
-  // WCAG 2.2, relative luminance and contrast; every element that shows text of its own against what lies behind it.
-  const parts = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => {
-    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    const [x, y, z] = [r, g, b].map((c) => linear(c / 255));
-    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
-  };
-  const behind = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const colour = parts(getComputedStyle(at).backgroundColor);
-      if (colour.length < 4 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const bad = [];
-  for (const node of document.querySelectorAll('body *')) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.checkVisibility()) continue;
-    const [one, other] = [light(parts(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
-    const ratio = (one + 0.05) / (other + 0.05);
-    if (ratio < 4.5) bad.push(`${node.tagName} ${node.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
-  }
-  return bad;
-}"""
 
 
 def test_everything_that_is_used_has_a_name(browser, served):

@@ -16,7 +16,9 @@ import pytest
 from tests.tasks.rows import example
 from tunesmith.errors import DataError, ResourceError
 from tunesmith.recipe.schema import Task as TaskSpec
-from tunesmith.tasks import Code, fit_task, quick_score, sandbox
+from tunesmith.tasks import Code, fit_task, pass_at_k, quick_score, restore_task, sandbox, task_record, with_samples
+from tunesmith.tasks.code import PassAtK, ks
+from tunesmith.tasks.metrics import value_of
 from tunesmith.tasks.sandbox import run_python
 
 pytestmark = pytest.mark.skipif(
@@ -119,3 +121,36 @@ def test_a_row_whose_own_solution_fails_is_refused() -> None:
     with pytest.raises(DataError, match="fails its own tests"):
         fitted({"code": "x = 1", "test": "assert x == 2"}, right)
     fitted(right, right)
+
+
+def test_pass_at_k_of_drawn_answers_is_the_unbiased_estimate() -> None:
+    task, rows = fitted({"code": "def f(x):\n    return 2 * x", "tests": "assert f(2) == 4"})
+    drawn = with_samples(task, 4)
+    right, wrong = "def f(x):\n    return x + x", "def f(x):\n    return x"
+    assert [*drawn.metrics] == ["pass_at_1", "valid_python", "exact_match", "pass_at_4"]
+    target = drawn.target(rows[0])
+    read = drawn.read_samples([wrong, right, wrong, "no code (", wrong], rows[0])
+    scores = {name: value_of(metric, [read], [target]) for name, metric in drawn.metrics.items()}
+    assert scores == {"pass_at_1": 0.0, "valid_python": 1.0, "exact_match": 0.0, "pass_at_4": 1.0}
+    half = PassAtK(2, LIMIT)  # 1 - C(3, 2) / C(4, 2)
+    assert value_of(half, [read], [target]) == pytest.approx(0.5) == pytest.approx(pass_at_k(4, 1, 2))
+    # One answer for all tries, as a trivial candidate gives it.
+    assert value_of(half, [right, wrong, None], [target] * 3) == pytest.approx(1 / 3)
+
+
+def test_numbers_of_tries_and_what_is_kept_of_the_task() -> None:
+    assert ks(2) == (2,) and ks(10) == (5, 10) and ks(100) == (5, 10, 25, 50, 100) and ks(20) == (5, 10, 20)
+    task, _ = fitted({"code": "def f():\n    return 1", "tests": "assert f() == 1"})
+    drawn = with_samples(task, 10)
+    assert restore_task(json.loads(json.dumps(task_record(drawn)))) == drawn
+    assert with_samples(task, 1) == task and not drawn.metrics["pass_at_5"].binary and drawn.metrics["pass_at_1"].binary
+    off = Code(samples=3)  # code is not run: nothing can pass
+    assert [*off.metrics] == ["exact_match", "valid_python"]
+
+
+def test_own_metrics_see_the_greedy_answer_of_several() -> None:
+    rows = [example("q", json.dumps({"code": "x = 1", "tests": "assert x == 1"}))]
+    spec = {"metrics": {"short": {"formula": "len(answer) < 9"}}}
+    task = with_samples(fit_task(TaskSpec.model_validate(spec), "code", rows), 2)
+    read = task.read_samples(["x = 1", "x = 1  # and much more", "y"], rows[0])
+    assert value_of(task.metrics["short"], [read], [task.target(rows[0])]) == 1.0

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.tasks.rows import example
+from tunesmith.data import infer_task
 from tunesmith.data.types import Example, Message
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipe.schema import Task as TaskSpec
-from tunesmith.tasks import asking_conversation, fit_task, training_conversation
+from tunesmith.tasks import asking_conversation, fit_task, quick_score, training_conversation
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.extraction import Extraction
 from tunesmith.tasks.generation import Generation
@@ -105,3 +108,30 @@ def test_no_instruction_means_no_system_message_and_turn_weights_are_kept() -> N
     )
     task = fit_task(spec(), "generation", [row])
     assert training_conversation(task, row) == row.messages
+
+
+ANSWERS = (
+    "alpha", "Gamma ray", "δ", "low", "high", "O", "B-PER O", "none", "a, b", "a; b", "select a from b", "x\n#### 5",
+    r"\boxed{3}", "1", "2", "3.5", "1e5", "nan", "inf", "1_000", "١٢", "-0", "[1]", "{}", '["a"]', '["a", "b"]', "[]",
+    '{"name": "f", "arguments": {}}', '{"a": 1}', '{"code": "def f(): pass", "tests": "assert 1"}', "[broken",
+    "It is so, with words that go on for long, and more.", "?", "🙂",
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3, unique=True).flatmap(
+        lambda pool: st.lists(st.sampled_from(pool), min_size=1, max_size=30)
+    ),
+    st.sampled_from(["thing", "How many of 3 and 4?", "a text\n\nWho?"]),
+)
+def test_what_rows_are_taken_for_can_be_fitted_to_them(answers: list[str], asked: str) -> None:
+    rows = [example(f"{asked} {i}", answer) for i, answer in enumerate(answers)]
+    kind = infer_task(rows)
+    try:
+        task = fit_task(spec(), kind, rows)
+    except DataError as error:  # a few broken rows among JSON are named, in place of a task that hides them
+        assert kind == "extraction" and "JSON" in str(error)
+        return
+    scores = quick_score(task, [task.reply(row.expected) for row in rows], rows)
+    assert set(scores) == set(task.metrics)

@@ -156,5 +156,11 @@ def test_ordinal_rewards_near_misses_and_counts_unreadable_as_farthest() -> None
 def test_the_order_of_labels_is_given_or_that_of_numbers() -> None:
     numbers = fit_task(TaskSpec(), "ordinal", [example(str(i), str(i)) for i in (10, 2, 1)])
     assert isinstance(numbers, Ordinal) and numbers.labels == ("1", "2", "10")
-    with pytest.raises(RecipeError, match="order of the labels"):
-        fit_task(TaskSpec(), "ordinal", [example("a", "low"), example("b", "high")])
+    grades = fit_task(TaskSpec(), "ordinal", [example(str(i), text) for i, text in enumerate(("0.5", "-1", "3"))])
+    assert isinstance(grades, Ordinal) and grades.labels == ("-1", "0.5", "3")
+    for unordered in (("low", "high"), ("1", "high"), ("1", "1.0", "2"), ("nan", "1"), ("inf", "1")):
+        with pytest.raises(RecipeError, match="order of the labels"):
+            fit_task(TaskSpec(), "ordinal", [example(f"row {label}", label) for label in unordered])
+    with pytest.raises(RecipeError) as caught:
+        fit_task(TaskSpec(), "ordinal", [example(f"row {i}", ("high", "low", "medium")[i % 3]) for i in range(6)])
+    assert "[low, medium, high]" in str(caught.value)

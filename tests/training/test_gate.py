@@ -16,6 +16,7 @@ from tunesmith.ops import cross_entropy, decoder_layer, dora_linear, lora_linear
 from tunesmith.ops.cross_entropy import LogitRule
 from tunesmith.ops.packing import Packing
 from tunesmith.training import step, trunk_cache
+from tunesmith.training.fixed_shapes import FixedInputs
 from tunesmith.training.gate import Check, Outcome, gate_checks, run_gate
 from tunesmith.training.gate.compare import Comparison, compare_functions, judge, relative_error, same_bits, together
 from tunesmith.training.gate.models import FAMILIES, small
@@ -149,6 +150,16 @@ def rate_off(right: Any) -> Any:
     return lambda rule, cells, gradients, rate, scaling: right(rule, cells, gradients, rate * 1.001, scaling)
 
 
+def filling_counts(right: Any) -> Any:
+    """Of what fills a shape up, one position has a weight."""
+
+    def function(inputs: Any, batch: Any) -> None:
+        right(inputs, batch)
+        inputs.weights[-1] += 1e-2
+
+    return function
+
+
 _HEAD, _LAYER = cross_entropy._HeadLoss, decoder_layer
 PLANTED: list[tuple[Any, str, Wrong, str, str]] = [
     (lora_linear._MergedLora, "backward", scaled(4), "operation: LoRA linear, a stream", "d b"),
@@ -168,6 +179,8 @@ PLANTED: list[tuple[Any, str, Wrong, str, str]] = [
         "attention: attention, one giant document, sliding window",
         "",
     ),
+    (packed_attention, "fixed_attention", value_gradient_off, "attention: attention, in a fixed shape", "d v"),
+    (FixedInputs, "fill", filling_counts, "model step: Llama, tied head: LoRA, in fixed shapes", ""),
     (_LAYER._AttentionInput, "backward", scaled(4), "decoder layer: before attention, full", "d norm"),
     (_LAYER._AttentionInput, "backward", forgotten(4), "decoder layer: before attention, full", "d norm"),
     (_LAYER._AttentionOutput, "backward", scaled(2), "decoder layer: after attention, LoRA", "d attended"),

@@ -6,17 +6,24 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tunesmith.data.types import Example, Finding, Message
+from tunesmith.evaluation.calibration import beliefs_of, calibration
 from tunesmith.evaluation.comparison import compare, metric_values
+from tunesmith.evaluation.rating import preference_from
 from tunesmith.evaluation.scoring import score_answer
-from tunesmith.evaluation.types import Answer, Evaluation
+from tunesmith.evaluation.statistics import across_seeds
+from tunesmith.evaluation.types import Answer, Evaluation, PairedDifference
 from tunesmith.recipe.schema import Goal, Prices
 from tunesmith.tasks import Classification, Extraction, Generation, Task
 from tunesmith.verdict.costs import candidate_costs
 from tunesmith.verdict.decision import decide
 from tunesmith.verdict.report_data import ReportData
+from tunesmith.verdict.types import Forgetting
 
 TONES = ("angry", "apologetic", "cheerful", "formal", "grateful", "sarcastic", "urgent", "worried")
 _OPENINGS = ("Honestly,", "Well,", "Just so you know,", "Listen,", "By the way,", "Once more:", "Look,", "Hello,")
@@ -90,13 +97,23 @@ def _evaluate(
 ) -> Evaluation:
     rng = random.Random(name)
     rows = []
+    labels = task.labels if name.endswith("_scored") and isinstance(task, Classification) else ()
     for example in examples:
         prompt = f"{PLAIN_SYSTEM.format(instruction=task.instruction)}{example.question}\n\n### Answer\n"
         length = int(tokens * rng.uniform(0.8, 1.2))
         text = speak(example, rng)
-        rows.append(score_answer(task, example, Answer(text, prompt, length, max(1, len(text) // 5), len(text) < 400)))
+        answer = Answer(text, prompt, length, max(1, len(text) // 5), len(text) < 400)
+        if labels:
+            answer = replace(answer, probabilities=_too_sure(labels, text, rng))
+        rows.append(score_answer(task, example, answer))
     metrics = metric_values(name, rows, task, resamples=300, confidence=0.95, seed=0)
     return Evaluation(name, tuple(rows), metrics, latency, latency * 1.6, latency * len(rows), dict(notes))
+
+
+def _too_sure(labels: Sequence[str], answer: str, rng: random.Random) -> dict[str, float]:
+    """Probabilities of all labels that put most on the answer, more than it deserves."""
+    top = rng.uniform(0.75, 0.995)
+    return {label: top if label == answer else (1 - top) / (len(labels) - 1) for label in labels}
 
 
 def _history(steps: int, metric: str, final: float) -> tuple[dict[str, Any], ...]:
@@ -107,13 +124,20 @@ def _history(steps: int, metric: str, final: float) -> tuple[dict[str, Any], ...
         loss = 0.35 + 3.2 * math.exp(-step / (steps / 5)) + rng.gauss(0, 0.12)
         events.append({"kind": "train_step", "step": step, "steps": steps, "epoch": 3 * step / steps, "loss": loss,
                        "learning_rate": 2e-4, "grad_norm": 1.0, "tokens_per_second": 2800.0, "seconds": 0.4,
-                       "memory_bytes": 2**30})  # fmt: skip
+                       "memory_bytes": 2**30 + step * 2**20})  # fmt: skip
         if step % (steps // 8) == 0:
             share = step / steps
             value = final * (1 - math.exp(-4 * share)) - 0.06 * max(0, share - 0.8) * 5
             loss = 0.5 + 2.4 * math.exp(-5 * share) + 0.3 * share**3
+            probe = {
+                "train_loss": 0.3 * loss,
+                "train_accuracy": 0.97,
+                "loss": loss,
+                "accuracy": 0.8,
+                "loss_error": 0.02,
+            }
             events.append({"kind": "validation", "step": step, "loss": loss,
-                           "metrics": {metric: value}, "best": value > best})  # fmt: skip
+                           "metrics": {metric: value}, "best": value > best, "probe": probe})  # fmt: skip
             best = max(best, value)
     return tuple(events)
 
@@ -200,6 +224,12 @@ def classification(
         ("trivial_tfidf", _labeller(labels, few_shot - 0.08), 0, 0.0004, {"c": 10.0, "features": 4213}),
         ("tuned", _labeller(labels, tuned), 41, 0.09, {}),
     ]
+    if more.pop("ways", False):
+        specs += [
+            ("tuned_scored", _labeller(labels, tuned), 41, 0.12, {}),
+            ("few_shot_grammar", _labeller(labels, few_shot + 0.01), 412, 0.86, {"k": 8}),
+            ("few_shot_scored", _labeller(labels, few_shot + 0.02), 412, 0.9, {"k": 8}),
+        ]
     return _report(more.pop("name", "phrases"), task, "accuracy", [
         _evaluate(task, examples, name, speak, tokens=tokens, latency=latency, notes=notes)
         for name, speak, tokens, latency, notes in specs
@@ -299,3 +329,93 @@ def generation(**more: Any) -> ReportData:
         _evaluate(task, examples, name, speak, tokens=tokens, latency=latency, notes=notes)
         for name, speak, tokens, latency, notes in specs
     ], **more)  # fmt: skip
+
+
+def evidence(n: int = 600) -> ReportData:
+    """A classification with everything that a run can measure."""
+    report = classification(n, ways=True, name="evidence")
+    rows = {evaluation.candidate: evaluation.rows for evaluation in report.evaluations}
+    slices = {f"label {label}": [row.id for row in rows["tuned"] if row.expected == label] for label in report.labels}
+    slices["input rare"] = [row.id for row in rows["tuned"][:4]]
+    calibrations = []
+    for name in ("few_shot_scored", "tuned_scored"):
+        believed = [(row.probabilities, row.expected) for row in rows[name]]
+        test, validation = beliefs_of(believed[: n // 2])[0], beliefs_of(believed[n // 2 :])[0]
+        assert test is not None
+        calibrations.append(calibration(name, test, validation))
+    rng = np.random.default_rng(0)
+    gains = np.array([row.scores["accuracy"] for row in rows["tuned"]]) - np.array(
+        [row.scores["accuracy"] for row in rows[str(report.verdict.best_alternative)]]
+    )
+    seeds = across_seeds(np.stack([gains + shift + rng.normal(0, 0.05, len(gains)) for shift in (0.0, 0.02, -0.015)]))
+    training = {**(report.training or {}), "diagnoses": [_DIAGNOSIS], "best_step": 90, "stopped_early": False}
+    skill = PairedDifference("tuned", "base", "exact_match", -0.075, -0.15, 0.01, 0.21, 40)
+    return replace(
+        report,
+        goal=Goal(requests_per_month=2_000_000),
+        slices=slices,
+        calibration=tuple(calibrations),
+        seeds=seeds,
+        training=training,
+        forgetting=Forgetting(38.2, 44.9, skill, 40, 0.6, 0.525),
+        preferences=(preference_from("people", _PEOPLE), preference_from("judge", _JUDGE)),
+    )
+
+
+_DIAGNOSIS = {
+    "code": "overfitting",
+    "severity": "warning",
+    "title": "Learnt by heart after step 90",
+    "seen": "From step 90 on the validation loss rises by 12 % while the training loss falls.",
+    "why": "336 rows are few for three epochs.",
+    "remedy": "Stop earlier, or add rows.",
+    "changes": {"train.epochs": 2},
+    "overrides": ["train.epochs=2"],
+}
+_WINS = {"wins": 41, "ties": 12, "losses": 19, "unjudged": 3, "value": 0.653, "low": 0.548, "high": 0.744,
+         "p_value": 0.0062, "lowest": 0.627, "highest": 0.667, "confidence": 0.95}  # fmt: skip
+_PEOPLE = {"a": "tuned", "b": "few_shot", "win_rate": _WINS, "counts": True, "why": "two raters agree on 25 rows",
+           "agreement": {"name": "Krippendorff's alpha", "value": 0.71, "low": 0.52, "high": 0.86}}  # fmt: skip
+_EVEN = {**_WINS, "wins": 31, "losses": 29, "value": 0.514, "low": 0.41, "high": 0.63, "p_value": 0.8}
+_JUDGE = {"a": "tuned", "b": "few_shot", "win_rate": _EVEN,
+          "counts": False, "why": "it agrees with people no better than chance", "agreement": None}  # fmt: skip
+
+
+def stopped_before_training() -> ReportData:
+    """An alternative is good enough, so nothing was trained."""
+    report = classification(200, name="good enough")
+    others = tuple(evaluation for evaluation in report.evaluations if evaluation.candidate != "tuned")
+    names = [evaluation.candidate for evaluation in others]
+    verdict = replace(
+        report.verdict, decision="keep_prompting", candidate="few_shot", best_alternative="few_shot", difference=None,
+        rule="alternative_reaches_target", reason="Few-shot surely reaches the target, so nothing was trained.",
+        rows_needed=None, break_even_requests=None, sensitivity=(), vetoes=(), tied=(), benefits={},
+        assumptions={**report.verdict.assumptions, "target": 0.5},
+    )  # fmt: skip
+    return replace(
+        report,
+        verdict=verdict,
+        evaluations=others,
+        comparison=tuple(value for value in report.comparison if value.candidate in names),
+        differences=tuple(pair for pair in report.differences if {pair.a, pair.b} <= set(names)),
+        costs=tuple(cost for cost in report.costs if cost.candidate in names),
+        training=None,
+        history=(),
+    )
+
+
+def many_rows(n: int = 10_000) -> ReportData:
+    """One sample's rows over and over, each with words of its own."""
+    report = classification(200, ways=True, name="many rows")
+    rng = random.Random(7)
+    words = [f"{a}{b}" for a in ("pa", "re", "mi", "lo", "ku", "ste") for b in ("na", "lo", "ti", "ver", "sha", "mo")]
+    texts = [" ".join(rng.choices(words, k=30)) for _ in range(n)]
+    evaluations = []
+    for evaluation in report.evaluations:
+        rows = tuple(
+            replace(row, id=f"{i:016x}", prompt=f"{row.prompt} {texts[i]}")
+            for i, row in zip(range(n), evaluation.rows * (n // 200 + 1), strict=False)
+        )
+        evaluations.append(replace(evaluation, rows=rows))
+    slices = {f"label {label}": [row.id for row in rows if row.expected == label] for label in report.labels}
+    return replace(report, evaluations=tuple(evaluations), slices=slices)

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunesmith.evaluation.calibration import ReliabilityBin
+from tunesmith.evaluation.statistics import wilson
 from tunesmith.verdict.charts import Interval, Mark, Series, histogram, interval_chart, line_chart, nice_ticks, smoothed
+from tunesmith.verdict.cost_chart import CostLine, RequestMark, cost_chart
+from tunesmith.verdict.reliability_chart import reliability_chart
 
 
 def parsed(markup: str) -> ElementTree.Element:
@@ -93,3 +98,113 @@ def test_smoothing_starts_at_the_first_value_and_keeps_a_constant() -> None:
     assert smoothed([(0, 4.0), (1, 4.0), (2, 4.0)]) == ((0, 4.0), (1, 4.0), (2, 4.0))
     assert smoothed([]) == ()
     assert re.match(r"4\.0", str(smoothed([(0, 4.0), (1, 0.0)])[0][1]))
+
+
+# Cost over requests.
+
+
+def costs(*lines: CostLine, requests: float = 1000.0, marks: tuple[RequestMark, ...] = ()) -> ElementTree.Element:
+    return parsed(cost_chart(lines, requests=requests, marks=marks, money=lambda v: f"{v:g}", title="<Cost>"))
+
+
+def points(tree: ElementTree.Element, css: str) -> list[tuple[float, float]]:
+    line = next(e for e in tree.iter("polyline") if e.get("class") == f"line {css}")
+    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in line.get("points", "").split())]
+
+
+def test_lines_cross_where_the_one_has_paid_for_itself() -> None:
+    tree = costs(
+        CostLine("tuned", 100, 0.1, "tuned"),
+        CostLine("prompt", 0, 0.3, "best"),
+        marks=(RequestMark(500, "break-even"),),
+    )
+    assert "logarithmic" not in ElementTree.tostring(tree, "unicode")
+    mark = next(e for e in tree.iter("line") if e.get("class") == "mark")
+    at = 10 * float(mark.get("x1", "").rstrip("%"))
+    above = [tuned[1] < prompt[1] for tuned, prompt in zip(points(tree, "tuned"), points(tree, "best"), strict=True)]
+    xs = [x for x, _ in points(tree, "tuned")]
+    crossing = next(x for x, higher in zip(xs, above, strict=True) if not higher)
+    assert abs(crossing - at) <= xs[1] - xs[0] + 1e-6  # lower on the page is cheaper
+
+
+def test_far_apart_costs_are_drawn_on_logarithmic_axes() -> None:
+    tree = costs(CostLine("tuned", 240, 0.000_002, "tuned"), CostLine("prompt", 0, 0.000_02, "best"), requests=120_000)
+    assert "both axes logarithmic" in ElementTree.tostring(tree, "unicode")
+    drawn = points(tree, "best")
+    slopes = {round((b[1] - a[1]) / (b[0] - a[0]), 2) for a, b in pairwise(drawn)}
+    assert max(slopes) - min(slopes) < 0.05  # proportional cost is a straight line there
+    assert drawn[-1][0] == 1000.0
+
+
+def test_what_is_too_cheap_for_the_chart_is_said() -> None:
+    tree = costs(CostLine("tuned", 1e6, 1, "tuned"), CostLine("majority", 0, 1e-9, "best"))
+    assert "majority (too little for this chart)" in ElementTree.tostring(tree, "unicode")
+
+
+def test_marks_out_of_sight_and_free_candidates_are_left_out() -> None:
+    tree = costs(CostLine("a", 1, 0.1, "tuned"), CostLine("free", 0, 0, "best"), marks=(RequestMark(5000, "far"),))
+    assert "far" not in ElementTree.tostring(tree, "unicode")
+    assert len(list(tree.iter("polyline"))) == 1
+    assert cost_chart([CostLine("free", 0, 0, "best")], requests=10, marks=(), money=str, title="T") == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    once=st.floats(0, 1e7), each=st.floats(0, 1e3), other=st.floats(1e-12, 1e3), requests=st.integers(1, 10**10),
+    mark=st.floats(0.01, 2),
+)  # fmt: skip
+def test_any_costs_can_be_drawn(once: float, each: float, other: float, requests: int, mark: float) -> None:
+    markup = cost_chart(
+        [CostLine("a", once, each, "tuned"), CostLine("b", 0, other, "best")],
+        requests=requests,
+        marks=[RequestMark(mark * requests, "m")],
+        money=lambda v: f"{v:g}",
+        title="T",
+    )
+    assert not re.search(r"\b(nan|inf)\b", markup)
+    for x, _ in points(parsed(markup), "best"):
+        assert -0.1 <= x <= 1000.1
+
+
+# Reliability.
+
+
+def bins(*told: tuple[float, float, int]) -> list[ReliabilityBin]:
+    return [ReliabilityBin(max(0, c - 0.05), c, c, a, n) for c, a, n in told]
+
+
+def test_points_stand_at_their_confidence_and_accuracy() -> None:
+    tree = parsed(reliability_chart(bins((0.2, 0.5, 40), (0.8, 0.75, 60)), (), title="<T>", confidence=0.95))
+    dots = list(tree.iter("circle"))
+    assert [(e.get("class"), e.get("cx"), e.get("cy")) for e in dots] == [
+        ("dot tuned", "20.00%", "150.0"),
+        ("dot tuned", "80.00%", "75.0"),
+    ]
+    whisker = next(e for e in tree.iter("line") if e.get("class") == "whisker tuned thin")
+    low, high = wilson(20, 40, 0.95)
+    assert (whisker.get("y1"), whisker.get("y2")) == (f"{300 * (1 - low):.1f}", f"{300 * (1 - high):.1f}")
+    described = next(e for e in tree.iter("svg") if e.get("role") == "img").get("aria-label")
+    assert described is not None and "40 answers 20% sure, 50% right" in described
+
+
+def test_before_and_after_temperature_are_told_apart() -> None:
+    tree = parsed(reliability_chart(bins((0.9, 0.6, 50)), bins((0.7, 0.6, 50)), title="T", confidence=0.95))
+    assert [e.get("class") for e in tree.iter("circle")] == ["dot best", "dot tuned"]
+
+
+def test_sure_answers_are_drawn_larger() -> None:
+    tree = parsed(reliability_chart(bins((0.8, 0.8, 30), (1.0, 1.0, 30)), (), title="T", confidence=0.95))
+    assert [e.get("cx") for e in tree.iter("circle")] == ["20.00%", "100.00%"]  # from 75 % on
+    assert min(float(e.get("y1", "0")) for e in tree.iter("line")) >= 0
+
+
+def test_many_bins_are_put_together_and_no_answer_is_lost() -> None:
+    many = bins(*((0.05 * i, 0.05 * i, 10 + i) for i in range(1, 16)), (0.9, 0.0, 0))
+    tree = parsed(reliability_chart(many, (), title="T", confidence=0.95))
+    assert len(list(tree.iter("circle"))) == 8
+    described = next(e for e in tree.iter("svg") if e.get("role") == "img").get("aria-label", "")
+    assert sum(int(n) for n in re.findall(r"(\d+) answers", described)) == sum(one.n for one in many)
+
+
+def test_no_answers_draw_no_points() -> None:
+    assert not list(parsed(reliability_chart([], (), title="T", confidence=0.95)).iter("circle"))

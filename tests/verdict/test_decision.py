@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from tests.verdict.cases import cost, decided, evaluation, pair
 from tunesmith.errors import RecipeError, VerificationError
+from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.verdict.decision import RULES
 from tunesmith.verdict.headline import headline, title_of
 from tunesmith.verdict.reasons import decision_for
+from tunesmith.verdict.types import Verdict
 
 TUNED = evaluation("tuned", (0.861, 0.82, 0.89))
 FEW_SHOT = evaluation("few_shot", (0.749, 0.70, 0.79))
@@ -41,6 +43,9 @@ def test_a_difference_measured_the_other_way_round_is_turned() -> None:
         ("retrieval", "use_retrieval", "Use retrieval"),
         ("trivial_tfidf", "use_trivial", "Use the trivial (tfidf) baseline"),
         ("remote_large", "use_remote", "Use the remote (large) model"),
+        ("documents", "use_retrieval", "Use retrieval (documents)"),
+        ("zero_shot_grammar", "keep_prompting", "Keep prompting (zero-shot, grammar)"),
+        ("retrieval_scored", "use_retrieval", "Use retrieval (retrieval, scored)"),
     ],
 )
 def test_a_gain_that_is_surely_too_small_means_the_alternative(name: str, decision: str, title: str) -> None:
@@ -175,6 +180,42 @@ def test_alone_without_target_no_number_of_rows_would_help() -> None:
 def test_copies_of_the_tuned_model_are_no_alternatives() -> None:
     copy = evaluation("tuned_onnx", (0.9, 0.88, 0.95))
     assert decided([TUNED, FEW_SHOT, copy], [CLEAR_GAIN]).best_alternative == "few_shot"
+
+
+def test_another_way_of_asking_tuned_is_named_where_it_is_surely_better() -> None:
+    ways = [evaluation(name, (0.9, 0.88, 0.95)) for name in ("tuned_scored", "tuned_grammar")]
+    better = pair("tuned", (0.04, 0.01, 0.07), a="tuned_scored", p_value=0.001)
+    same = pair("tuned", (0.0, -0.01, 0.01), a="tuned_grammar", p_value=1.0)
+    found = decided([TUNED, FEW_SHOT, *ways], [CLEAR_GAIN, better, same])
+    assert found.best_alternative == "few_shot"
+    (said,) = [caveat for caveat in found.caveats if "asked another way" in caveat]
+    assert said == (
+        "The tuned model itself is surely better when asked another way, scored: +4.0 points accuracy (95 % CI 1.0 to "
+        "7.0); put scored first in evaluate.decoding to let that way decide."
+    )
+    # The best of two ways: what one comparison would just show, two do not.
+    close = pair("tuned", (0.04, 0.001, 0.079), a="tuned_scored", p_value=0.045)
+    assert not any("another way" in c for c in decided([TUNED, FEW_SHOT, *ways], [CLEAR_GAIN, close, same]).caveats)
+    assert any("another way" in c for c in decided([TUNED, FEW_SHOT, ways[0]], [CLEAR_GAIN, close]).caveats)
+
+
+def test_where_trainings_differ_more_than_rows_more_rows_are_not_asked_for() -> None:
+    def across(row_error: float, seed_error: float) -> AcrossSeeds:
+        return AcrossSeeds(0.03, (-0.05, 0.11), 0.03, row_error, seed_error, 2.5, 200, 3)
+
+    def verdict(**errors: float) -> Verdict:
+        unclear = pair("few_shot", (0.03, -0.05, 0.11), p_value=0.3)
+        return decided([TUNED, FEW_SHOT], [unclear], trainings={"few_shot": across(**errors)})
+
+    found = verdict(row_error=0.01, seed_error=0.03)
+    assert (found.rule, found.rows_needed) == ("too_few_rows", None)
+    assert (
+        "The 3 trainings differ by more than the rows leave open (standard errors of 3.0 and 1.0 points)"
+        in found.reason
+    )
+    assert "test rows in all" not in found.reason
+    assert headline(found).endswith("more trainings needed")
+    assert (verdict(row_error=0.03, seed_error=0.01).rows_needed or 0) > 200
 
 
 def test_alike_on_almost_every_row_is_not_alike_in_truth() -> None:

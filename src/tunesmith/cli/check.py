@@ -22,6 +22,7 @@ SECTIONS = ("task", "data", "base", "method", "train", "evaluate")
     is_flag=True,
     help="Leave out what takes long: doubtful labels, and near-duplicates where the split does not need them.",
 )
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the costs as one HTML page too.")
 @click.option("--fix", "fixing", is_flag=True, help="Write cleaned copies beside the files, with a log of each change.")
 @click.option("--fix-also", multiple=True, metavar="CODE", help="Mend this kind of finding too; repeatable.")
 @recipe_options
@@ -29,6 +30,7 @@ def command(
     recipe: Path,
     out: Path | None,
     quick: bool,
+    html: Path | None,
     fixing: bool,
     fix_also: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -37,7 +39,8 @@ def command(
 ) -> int:
     """Say what is wrong with the data, what will be learnt, and what a run will cost.
 
-    RECIPE is a recipe, or a bare file of rows. With --out, the report is also written to DIR/check.json.
+    RECIPE is a recipe, or a bare file of rows. With --out, the report is also written to DIR/check.json. What tuning
+    would cost, in licence, rows, work and machines, stands at the end, and with --html on a page of its own.
     With --fix nothing but the copies and their logs is written: training and validation files stay as they are, and
     a test file is never mended. Ends with 3 where the data has errors; warnings alone end with 0.
     """
@@ -54,9 +57,11 @@ def command(
             settings = recipe_from(recipe, overrides, trust_remote_code)
             data, task_type = settings.data, str(settings.task.type)
             report = pipeline.check(settings, display, quick=quick)
-        elif overrides or trust_remote_code:
+        elif overrides or trust_remote_code or html is not None:
             raise RecipeError(
-                "a bare file of rows has no settings", where=str(recipe), fix=f"write a recipe: tunesmith init {recipe}"
+                "a bare file of rows has no settings, and no costs",
+                where=str(recipe),
+                fix=f"write a recipe: tunesmith init {recipe}",
             )
         else:
             data, task_type = Data(train=str(recipe)), "auto"
@@ -64,9 +69,15 @@ def command(
         fixed = pipeline.fix(data, task_type=task_type, also=fix_also) if fixing or fix_also else ()
     if out is not None:
         write_json(out / CHECK_REPORT, event_json(report.to_dict()))
+    if html is not None:
+        from tunesmith.pipeline.decision_page import write_decision
+
+        write_decision(html, report, recipe.stem)
     if as_json:
         print_json({**report.to_dict(), **({"fixed": [asdict(f) for f in fixed]} if fixed else {})})
     else:
         print_check(report)
         print_fixed(fixed)
+        if html is not None:
+            click.echo(f"page: {html}")
     return report.exit_code

@@ -105,7 +105,7 @@ def _judge(folder: RunFolder, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _endpoint_judge(options: dict[str, Any]) -> Any:
-    from tunesmith.pipeline.endpoint import Budget, Endpoint
+    from tunesmith.inference.endpoint import Budget, Endpoint
     from tunesmith.pipeline.judge_replies import EndpointJudge
 
     return EndpointJudge(

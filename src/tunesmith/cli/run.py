@@ -13,6 +13,12 @@ import click
 from tunesmith.cli.options import RECIPE_FILE, RecipeCommand, new_option, nproc_option, out_option, recipe_options
 from tunesmith.cli.running import in_processes, run_through
 
+train_anyway_option = click.option(
+    "--train-anyway",
+    is_flag=True,
+    help="Train although an alternative surely reaches the target; a run that stopped for that reason goes on.",
+)
+
 
 def command_through(stage: Literal["train", "verdict"], name: str, sections: Sequence[str], help: str) -> click.Command:
     """A command that runs a recipe up to a stage, the training in as many processes as asked for.
@@ -31,7 +37,7 @@ def command_through(stage: Literal["train", "verdict"], name: str, sections: Seq
         _import_pipeline(recipe, overrides)
         run_through(stage, recipe, overrides, **options)
 
-    return command
+    return train_anyway_option(command) if stage == "verdict" else command
 
 
 def _import_pipeline(recipe: Path, overrides: tuple[str, ...]) -> None:
@@ -53,9 +59,10 @@ def _import_pipeline(recipe: Path, overrides: tuple[str, ...]) -> None:
 command = command_through(
     "verdict",
     "run",
-    ("goal", "task", "data", "base", "method", "train", "baselines", "evaluate", "verdict", "output"),
+    ("goal", "task", "data", "base", "method", "train", "baselines", "remotes", "evaluate", "verdict", "output"),
     """Check, measure baselines, train, evaluate, and give a verdict.
 
-    A run that was stopped is continued where it stopped; a finished one is printed again, unless --new.
+    A run that was stopped is continued where it stopped; a finished one is printed again, unless --new. Where an
+    alternative surely reaches goal.target before anything is trained, the run ends with that verdict.
     """,
 )

@@ -28,8 +28,12 @@ def run_through(
     new: bool,
     as_json: bool,
     trust_remote_code: bool,
+    train_anyway: bool = False,
 ) -> None:
-    """Run a recipe up to a stage and show the result. Raises `RunInterrupted` on Ctrl-C."""
+    """Run a recipe up to a stage and show the result. Raises `RunInterrupted` on Ctrl-C.
+
+    train_anyway: as for `pipeline.run`.
+    """
     recipe = recipe_from(path, overrides, trust_remote_code)
     from tunesmith import pipeline
     from tunesmith.cli.display import open_display
@@ -38,7 +42,9 @@ def run_through(
     began = time.time()
     with only_json(as_json), open_display() as display:
         try:
-            result = pipeline.run(recipe, out=out, new=new, through=through, listener=display)
+            result = pipeline.run(
+                recipe, out=out, new=new, through=through, train_anyway=train_anyway, listener=display
+            )
         except KeyboardInterrupt:
             raise RunInterrupted(_interrupted_run(recipe, out, began)) from None
     if as_json:

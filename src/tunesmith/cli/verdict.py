@@ -18,7 +18,8 @@ from tunesmith.errors import RecipeError
 def command(run: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show the comparison and the verdict of a run, and what people and judges preferred.
 
-    RUN is a path, a run's name, or `last`. Runs in another folder: --set output.dir=DIR.
+    What they said since the verdict was written is heard now: it is decided again from what the run has kept, without
+    asking a model. RUN is a path, a run's name, or `last`. Runs in another folder: --set output.dir=DIR.
     """
     folder = run_from(run, overrides)
     from tunesmith import pipeline
@@ -27,7 +28,7 @@ def command(run: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from tunesmith.evaluation.rating import read_preferences
 
     with only_json(as_json):
-        result = pipeline.load_run(folder)
+        result = pipeline.redecide(folder)
     if result.verdict is None:
         raise RecipeError(
             "this run has no verdict yet", where=str(folder.path), fix=f"tunesmith run RECIPE --out {folder.path}"

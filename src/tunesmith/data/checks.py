@@ -31,6 +31,7 @@ from tunesmith.data.quality.labels import about_labels
 from tunesmith.data.quality.masking import masked, shown
 from tunesmith.data.task_type import is_json_answer
 from tunesmith.data.types import Example, Finding, Splits
+from tunesmith.recipe.schema import ONE_LABEL
 
 Depth = Literal["quick", "usual", "full"]
 """quick: nothing that compares rows by likeness; usual: that too; full: labels are doubted as well."""
@@ -75,7 +76,7 @@ def check_examples(
         if known is None and depth != "quick":
             known = find_near_duplicates(rows, tell=tell, processes=processes)
         found += _near_findings(source, rows, known) if known is not None else []
-    if task_type == "classification":
+    if task_type in ONE_LABEL:
         found += label_findings(examples)
         found += noise_findings(examples, tell) if depth == "full" else []
     train_rows = len(splits.train) if splits is not None else len(examples)
@@ -161,7 +162,7 @@ def _split_findings(splits: Splits, task_type: str, leaks: Leaks) -> list[Findin
             "between two models cannot be told from chance"
         )
         found.append(finding("few_test_rows", message, count=len(splits.test)))
-    if task_type == "classification":
+    if task_type in ONE_LABEL:
         known = {example.expected for example in splits.train}
         strangers = {example.expected for example in splits.test} - known
         found += about_labels("label_not_in_train", strangers, splits.test)

@@ -22,13 +22,14 @@ from tunesmith.data.sources.databases import postgresql_records, sqlite_records
 from tunesmith.data.sources.decoding import TextStream
 from tunesmith.data.sources.plain_text import looks_tabular, looks_tagged, read_tagged, read_text
 from tunesmith.data.sources.records import rows_of
+from tunesmith.data.sources.yaml_rows import read_yaml
 from tunesmith.data.tables import open_table
 from tunesmith.data.types import Finding, Row
 from tunesmith.errors import DataError
 
-Kind = Literal["jsonl", "json", "csv", "tsv", "text", "conll", "parquet", "arrow", "dataset", "sql"]
+Kind = Literal["jsonl", "json", "csv", "tsv", "text", "conll", "parquet", "arrow", "dataset", "sql", "yaml"]
 
-_SHAPES = "JSONL, a JSON array, CSV, TSV, Parquet, Arrow or text, as it is or packed with gzip, xz or zstd"
+_SHAPES = "JSONL, a JSON array, CSV, TSV, YAML, Parquet, Arrow or text, as it is or packed with gzip, xz or zstd"
 _HEAD = 400
 """Bytes by which binary files and wide encodings are recognised."""
 _BINARY = {
@@ -40,6 +41,7 @@ _BINARY = {
 _PACKED_ENDINGS = frozenset({".gz", ".xz", ".zst", ".zstd"})
 _TEXT_ENDINGS = frozenset({".txt", ".text", ".md"})
 _TAGGED_ENDINGS = frozenset({".conll", ".bio", ".iob", ".iob2"})
+_YAML_ENDINGS = frozenset({".yaml", ".yml"})
 _LINES_ENDINGS = frozenset({".jsonl", ".ndjson"})
 HEAD_ROWS = 5_000
 """Rows by whose columns it is decided how all are read."""
@@ -148,6 +150,8 @@ def _open_text_file(address: Address, encoding: str, log: FindingLog) -> OpenRow
     elif kind in ("text", "conll"):
         text = stream.whole()
         rows = (read_text if kind == "text" else read_tagged)(text, log, stream.bad_byte)
+    elif kind == "yaml":
+        rows = read_yaml(stream.whole(), log)
     else:
         prefer_tab = unpacked_name(path).suffix.lower() in {".tsv", ".tab"}
         table = open_table(stream, log, prefer_tab=prefer_tab)
@@ -258,6 +262,8 @@ def recognise_kind(name: Path, text: str, where: str) -> Kind:
     head = text.lstrip()
     first_line = head[: head.find("\n")] if "\n" in head else head
     suffix = name.suffix.lower()
+    if suffix in _YAML_ENDINGS:
+        return "yaml"
     if head.startswith("["):
         # A row may be a list by mistake; a file whose first line is a whole value, and has more lines, is JSONL.
         if suffix in _LINES_ENDINGS and JsonParser().parse(first_line).value is not None and head != first_line:
@@ -294,6 +300,8 @@ def _objects(suffix: str, head: str, first_line: str, where: str) -> Kind:
                 expected="a file with rows",
                 fix="name one of these files",
             )
+        if isinstance(whole.get("tests"), list):  # promptfoo's config; JSON is YAML too
+            return "yaml"
         lists = [key for key, value in whole.items() if isinstance(value, list)]
         held = f" (it holds lists under {', '.join(map(repr, lists))})" if lists else ""
         raise DataError(

@@ -58,10 +58,11 @@ def row_reader(spec: Data, rows: Sequence[Row], columns: tuple[str, ...], where:
                 expected=format.title,
                 fix="remove data.format, or correct the file",
             )
-        return FormatReader(format, "data.format")
+        seen = format.recognise(Sample(rows[:LOOK_AT], columns))
+        return FormatReader(format, "data.format", seen.columns if seen is not None else ())
     found = recognise(Sample(rows[:LOOK_AT], columns), where)
     if found is not None:
-        return FormatReader(found[0], found[1].reason)
+        return FormatReader(found[0], found[1].reason, found[1].columns)
     return TableReader(shape_of(spec, columns, where), spec)
 
 
@@ -71,6 +72,7 @@ class FormatReader:
 
     by: Format
     reason: str
+    further: tuple[str, ...] = ()
 
     @property
     def format(self) -> str:
@@ -80,7 +82,7 @@ class FormatReader:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return self.by.columns
+        return (*self.by.columns, *self.further)
 
     def read(self, row: Row, log: FindingLog) -> Content | None:
         """What a row says."""

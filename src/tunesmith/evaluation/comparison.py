@@ -16,7 +16,7 @@ from tunesmith.data.types import Example
 from tunesmith.errors import DataError, RecipeError, TunesmithError
 from tunesmith.evaluation.measuring import Measuring
 from tunesmith.evaluation.scoring import Progress, answer_and_score, finished_rows, measure_latency, writing
-from tunesmith.evaluation.statistics import AcrossSeeds, across_seeds, pseudo_values
+from tunesmith.evaluation.statistics import AcrossSeeds, across_seeds, cluster_sums, pseudo_values
 from tunesmith.evaluation.types import Candidate, Evaluation, MetricValue, PairedDifference, ScoredAnswer
 from tunesmith.tasks.types import FloatArray, Metric, Task
 
@@ -185,19 +185,45 @@ def compare(
 
 
 def compare_seeds(
-    tuned: Sequence[Evaluation], alternative: Evaluation, task: Task, metric: str, *, confidence: float
+    tuned: Sequence[Evaluation],
+    alternative: Evaluation,
+    task: Task,
+    metric: str,
+    *,
+    confidence: float,
+    clusters: Clusters | None = None,
 ) -> AcrossSeeds:
     """Tuned minus an alternative, where tuned was trained several times with other seeds.
 
-    The interval is for another draw of rows and another training; every row counts once (see `statistics.seeds`).
-    Raises as `compare`, and `DataError` for fewer than two trainings.
+    The interval is for another draw of rows (or of `clusters`, as for `compare`) and another training; every row counts
+    once (see `statistics.seeds`). Raises as `compare`, and `DataError` for fewer than two trainings.
     """
-    chosen = _metric(task, metric)
     _require_same_rows([alternative, *tuned])
-    targets = _targets(task, alternative.rows)
-    other = pseudo_values(_statistics(chosen, alternative.rows, targets), chosen.finish)
-    scores = [pseudo_values(_statistics(chosen, one.rows, targets), chosen.finish) for one in tuned]
-    return across_seeds(np.array([one - other for one in scores]), confidence)
+    other, *ours = _contributions([alternative, *tuned], task, metric, clusters)
+    return across_seeds(np.array([one - other for one in ours]), confidence)
+
+
+def value_over_seeds(
+    tuned: Sequence[Evaluation], task: Task, metric: str, *, confidence: float, clusters: Clusters | None = None
+) -> AcrossSeeds:
+    """The metric itself over several trainings, with the interval of `compare_seeds`; raises as that."""
+    _require_same_rows(tuned)
+    return across_seeds(np.array(_contributions(tuned, task, metric, clusters)), confidence)
+
+
+def _contributions(
+    evaluations: Sequence[Evaluation], task: Task, metric: str, clusters: Clusters | None
+) -> list[FloatArray]:
+    """What each row, or each cluster of rows, contributes to the metric [units], by candidate."""
+    chosen = _metric(task, metric)
+    rows = evaluations[0].rows
+    targets, of_rows = _targets(task, rows), _cluster_of(rows, clusters)
+    found = []
+    for evaluation in evaluations:
+        statistics = _statistics(chosen, evaluation.rows, targets)
+        units = statistics if of_rows is None else cluster_sums(statistics, of_rows)
+        found.append(pseudo_values(units, chosen.finish))
+    return found
 
 
 def _metric(task: Task, name: str) -> Metric:

@@ -1,48 +1,30 @@
-"""The training rows nearest to a question, by BM25 over their questions."""
+"""The training rows nearest to a question, over their questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
-
-import numpy as np
 
 from tunesmith.data.types import Example
-from tunesmith.tasks.types import FloatArray
-from tunesmith.tasks.words import words
+from tunesmith.evaluation.nearness import Encoder, index_of, nearest_places
 
 
 class Retriever:
-    """An index over the questions of `rows` (Lucene's BM25, k1 = 1.5, b = 0.75), built on first use.
+    """An index over the questions of `rows`: by shared words (BM25), or by meaning where an encoder is given.
 
-    Rows that share no word with a question score 0; equal scores keep the order of `rows`, so the result depends on
-    nothing but the rows and the question.
+    Both sides are questions, so both are encoded as such. Equal scores keep the order of `rows`, so the result depends
+    on nothing but the rows, the encoder and the question.
     """
 
-    def __init__(self, rows: Sequence[Example]) -> None:
+    def __init__(self, rows: Sequence[Example], encoder: Encoder | None = None) -> None:
         self.rows = tuple(rows)
+        self._index = index_of([row.question for row in self.rows], encoder, "query")
 
     def nearest(self, example: Example, k: int) -> tuple[Example, ...]:
         """The k rows nearest to `example`'s question, most similar first; never the row itself (by id)."""
-        order = np.argsort(-self._scores(example.question), kind="stable")[: k + 1]
-        found = [self.rows[index] for index in order if self.rows[index].id != example.id]
+        order = nearest_places(self._index, example.question, k + 1)
+        found = [self.rows[place] for place in order if self.rows[place].id != example.id]
         return tuple(found[:k])
 
-    def _scores(self, question: str) -> FloatArray:
-        tokens = words(question)
-        if self._index is None or not tokens:
-            return np.zeros(len(self.rows))
-        return np.asarray(self._index.get_scores(tokens), dtype=np.float64)
-
-    @cached_property
-    def _index(self) -> Any | None:
-        """None where no row has a word, as there is nothing to index."""
-        import bm25s
-
-        corpus = [words(row.question) for row in self.rows]
-        if not any(corpus):
-            return None
-        index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
-        index.index(corpus, show_progress=False)
-        return index
+    def expect(self, examples: Sequence[Example]) -> None:
+        """These will be asked about next (see `Index.expect`)."""
+        self._index.expect([example.question for example in examples])

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from tunesmith.data.types import Example
 from tunesmith.errors import DataError, EngineError, ResourceError
+from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.types import Answer, Candidate, ScoredAnswer
 from tunesmith.tasks.types import Task
 
@@ -60,10 +61,13 @@ def measure_latency(candidate: Candidate, examples: Sequence[Example], rows: int
     """Median and 95th percentile of the seconds that one request takes, asked one at a time.
 
     `rows` examples are taken at equal distances; the first is asked once more before, unmeasured, so that nothing is
-    loaded or built within the measurement. Changes the candidate's notes: read those before.
+    loaded or built within the measurement; nothing is drawn beside the greedy answer. Changes the candidate's notes:
+    read those before.
     """
     if not examples:
         raise DataError("there are no rows to measure latency on", expected="at least one row", fix="give data.test")
+    if isinstance(candidate, PromptCandidate):
+        candidate = replace(candidate, draws=None)
     positions = np.linspace(0, len(examples) - 1, min(rows, len(examples))).round().astype(int)
     chosen = [examples[position] for position in positions]
     _seconds_of(candidate, chosen[0])
@@ -74,7 +78,9 @@ def measure_latency(candidate: Candidate, examples: Sequence[Example], rows: int
 
 def score_answer(task: Task, example: Example, answer: Answer) -> ScoredAnswer:
     """One answer parsed and scored by every metric of the task."""
-    parsed, target = task.read(answer.text, example), task.target(example)
+    texts = (answer.text, *answer.samples)
+    parsed = task.read_samples(texts, example) if answer.samples else task.read(answer.text, example)
+    target = task.target(example)
     scores = {
         name: float(metric.item(metric.statistics([parsed], [target]))[0]) for name, metric in task.metrics.items()
     }
@@ -88,6 +94,8 @@ def score_answer(task: Task, example: Example, answer: Answer) -> ScoredAnswer:
         prompt_tokens=answer.prompt_tokens,
         answer_tokens=answer.answer_tokens,
         stopped=answer.stopped,
+        probabilities=answer.probabilities,
+        samples=answer.samples,
     )
 
 
@@ -183,7 +191,7 @@ def _read_row(line: bytes) -> ScoredAnswer | None:
         return None
     try:
         values: dict[str, Any] = json.loads(line)
-        return ScoredAnswer(**values)
+        return ScoredAnswer(**{**values, "samples": tuple(values.get("samples", ()))})
     except (ValueError, TypeError):
         return None
 

@@ -25,7 +25,8 @@ from tunesmith.evaluation.trivial_extraction import (
     object_majority,
 )
 from tunesmith.evaluation.trivial_labels import median_label, most_frequent_tag, tag_dictionary, tfidf_label_sets
-from tunesmith.evaluation.trivial_numbers import arithmetic, mean_number, tfidf_ridge
+from tunesmith.evaluation.trivial_nearest import nearest_answers
+from tunesmith.evaluation.trivial_numbers import arithmetic, mean_number, median_number, number_in_input, tfidf_ridge
 from tunesmith.evaluation.trivial_text import lead_sentences, nearest_sentence
 from tunesmith.evaluation.types import Answer
 from tunesmith.tasks import (
@@ -91,14 +92,20 @@ def trivial_baselines(task: Task) -> tuple[TrivialBaseline, ...]:
     match task:
         case Ordinal():
             named: dict[str, Fit] = {
-                "majority": _majority(task), "median": median_label(task), "tfidf_lr": tfidf_logistic_regression(task),
+                "majority": _majority(task), "median": median_label(task), "knn": nearest_answers(task),
+                "tfidf_lr": tfidf_logistic_regression(task),
             }  # fmt: skip
         case Classification():
-            named = {"majority": _majority(task), "tfidf_lr": tfidf_logistic_regression(task)}
+            named = {
+                "majority": _majority(task), "knn": nearest_answers(task), "tfidf_lr": tfidf_logistic_regression(task),
+            }  # fmt: skip
         case MultiLabel():
-            named = {"majority": _majority(task), "tfidf_lr": tfidf_label_sets(task)}
+            named = {"majority": _majority(task), "knn": nearest_answers(task), "tfidf_lr": tfidf_label_sets(task)}
         case Regression():
-            named = {"mean": mean_number(task), "nearest": _nearest(task), "tfidf_ridge": tfidf_ridge(task)}
+            named = {
+                "mean": mean_number(task), "median": median_number(task), "number": number_in_input(task),
+                "knn": nearest_answers(task), "tfidf_ridge": tfidf_ridge(task),
+            }  # fmt: skip
         case Maths():
             named = {"majority": _majority(task), "arithmetic": arithmetic(task)}
         case Extraction(form="object"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ C_GRID = (1.0, 4.0, 16.0, 64.0)
 
 DEFAULT_C = 16.0
 """Taken, and said in the notes, where there is no validation row to choose on."""
+
+_WORD = re.compile(r"\w")
 
 Rule = Callable[[Sequence[Example]], Sequence[str]]
 
@@ -30,7 +33,7 @@ def tfidf_logistic_regression(
         labels = [task.target(example) for example in train]
         if len(set(labels)) == 1:
             return (lambda examples: [labels[0]] * len(examples)), {"labels": 1}
-        features = text_features().fit([example.question for example in train])
+        features = text_features([example.question for example in train])
         inputs = features.transform([example.question for example in train])
         if validation:
             asked = features.transform([example.question for example in validation])
@@ -52,8 +55,11 @@ def tfidf_logistic_regression(
     return learn
 
 
-def text_features() -> Any:
-    """Words 1-2 and characters 3-5, sublinear TF-IDF: an unfitted scikit-learn transformer of texts."""
+def text_features(texts: Sequence[str]) -> Any:
+    """Words 1-2 and characters 3-5, sublinear TF-IDF: a scikit-learn transformer fitted to `texts`.
+
+    Of characters alone where no text has a word, as of emoji.
+    """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion
@@ -62,7 +68,8 @@ def text_features() -> Any:
         analyzer="word", ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", sublinear_tf=True, dtype=np.float32
     )
     char = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32)
-    return FeatureUnion([("words", word), ("characters", char)])
+    parts = [("words", word), ("characters", char)]
+    return FeatureUnion(parts if any(map(_WORD.search, texts)) else parts[1:]).fit(texts)
 
 
 def _classifier(c: float) -> Any:

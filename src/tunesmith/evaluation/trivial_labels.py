@@ -43,7 +43,7 @@ def tfidf_label_sets(task: MultiLabel) -> Learn:
         from sklearn.linear_model import LogisticRegression
 
         texts = [example.question for example in train]
-        features = text_features().fit(texts)
+        features = text_features(texts)
         inputs = features.transform(texts)
         sets = [set(task.target(example)) for example in train]
         wanted = {label: [label in one for one in sets] for label in task.labels}
@@ -61,7 +61,7 @@ def tfidf_label_sets(task: MultiLabel) -> Learn:
                 sure |= {label: np.ones(len(examples), dtype=bool) for label in always}
                 known = [label for label in task.labels if label in sure]
                 chosen = [[label for label in known if sure[label][i]] for i in range(len(examples))]
-                return [_written(task, labels) for labels in chosen]
+                return [written(task, labels) for labels in chosen]
 
             return rule
 
@@ -74,7 +74,7 @@ def tfidf_label_sets(task: MultiLabel) -> Learn:
     return learn
 
 
-def _written(task: MultiLabel, labels: Sequence[str]) -> str:
+def written(task: MultiLabel, labels: Sequence[str]) -> str:
     """Labels as the task's answers have them."""
     if task.written == "list":
         return json.dumps(labels, ensure_ascii=False)

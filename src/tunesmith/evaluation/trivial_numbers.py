@@ -1,8 +1,9 @@
-"""Trivial numbers: the mean, a linear model of words, one operation on the numbers in the question."""
+"""Trivial numbers: the mean or median, a number of the input, a linear model of words, one operation on numbers."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -16,6 +17,8 @@ from tunesmith.tasks.regression import Regression
 Rule = Callable[[Sequence[Example]], Sequence[str]]
 Learned = tuple[Rule, Mapping[str, Any]]
 Learn = Callable[[Sequence[Example], Sequence[Example]], Learned]
+
+Numbers = Sequence[Fraction]
 
 ALPHAS = (0.03, 0.3, 3.0, 30.0)
 """Regularisation strengths tried on validation rows."""
@@ -33,6 +36,50 @@ def mean_number(task: Regression) -> Learn:
     return learn
 
 
+def median_number(task: Regression) -> Learn:
+    """The median of the training answers to everything: the best constant where absolute errors count."""
+
+    def learn(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
+        median = f"{statistics.median(map(task.target, train)):.6g}"
+        return (lambda examples: [median] * len(examples)), {"median": float(median)}
+
+    return learn
+
+
+PLACES: Mapping[str, Callable[[Numbers], Fraction]] = {
+    "first": lambda n: n[0],
+    "last": lambda n: n[-1],
+    "largest": max,
+    "smallest": min,
+}
+"""Which of the numbers in an input is the answer."""
+
+
+def number_in_input(task: Regression) -> Learn:
+    """One of the numbers in the input, by its place or size: the one that scores best on training rows.
+
+    The median training answer where an input holds no number.
+    """
+
+    def learn(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
+        usual = f"{statistics.median(map(task.target, train)):.6g}"
+
+        def rule_for(name: str) -> Rule:
+            return lambda examples: [_taken(PLACES[name], example.question, usual) for example in examples]
+
+        metric = next(iter(task.metrics))
+        scores = {name: quick_score(task, rule_for(name)(train), train)[metric] for name in PLACES}
+        best = max(PLACES, key=lambda name: scores[name])
+        return rule_for(best), {"number": best, "training_score": scores[best]}
+
+    return learn
+
+
+def _taken(place: Callable[[Numbers], Fraction], question: str, usual: str) -> str:
+    found = [number for text in NUMBER.findall(question) if (number := as_number(text)) is not None]
+    return f"{float(place(found)):.12g}" if found else usual
+
+
 def tfidf_ridge(task: Regression) -> Learn:
     """Ridge regression on TF-IDF of words and characters; alpha has the best score on validation rows."""
 
@@ -40,7 +87,7 @@ def tfidf_ridge(task: Regression) -> Learn:
         from sklearn.linear_model import Ridge
 
         texts = [example.question for example in train]
-        features = text_features().fit(texts)
+        features = text_features(texts)
         inputs, values = features.transform(texts), [task.target(example) for example in train]
 
         def rule_for(alpha: float) -> Rule:
@@ -63,7 +110,6 @@ def tfidf_ridge(task: Regression) -> Learn:
     return learn
 
 
-Numbers = Sequence[Fraction]
 FORMULAS: Mapping[str, Callable[[Numbers], Fraction]] = {
     "first + second": lambda n: n[0] + n[1],
     "first - second": lambda n: n[0] - n[1],

@@ -11,13 +11,18 @@ from tunesmith.data.types import Example
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a candidate said to one example. Tokens are 0 for candidates without a tokenizer."""
+    """What a candidate said to one example. Tokens are 0 for candidates without a tokenizer.
+
+    `probabilities` by label where every label was scored; they add up to 1. `samples` are further answers, drawn.
+    """
 
     text: str
     prompt: str
     prompt_tokens: int = 0
     answer_tokens: int = 0
     stopped: bool = True
+    probabilities: Mapping[str, float] | None = None
+    samples: tuple[str, ...] = ()
 
 
 class Candidate(Protocol):
@@ -49,6 +54,8 @@ class ScoredAnswer:
     prompt_tokens: int
     answer_tokens: int
     stopped: bool
+    probabilities: Mapping[str, float] | None = None
+    samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,51 @@
-"""Greedy answers from a `transformers` model in this process.
+"""Answers from a `transformers` model in this process: greedy, drawn, held to a form, or as probabilities of labels.
 
 Prompts are worked on in windows of a few batches: within a window the longest go together, and what all prompts of the
-window begin with (a system message, few-shot examples) is computed once. Windows and batches follow from the whole
+list begin with (a system message, few-shot examples) is computed once. Windows and batches follow from the whole
 list alone, so an interrupted list can be continued with the same answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tunesmith.data.types import Message
-from tunesmith.inference.types import Generation
+from tunesmith.errors import EngineError
+from tunesmith.inference.behind_prefix import Prefix, attending_behind, may_attend_behind, own_mask
+from tunesmith.inference.choosing import draw, greedy, streams
+from tunesmith.inference.grammar import Grammars, HeldRows
+from tunesmith.inference.label_scores import (
+    AnswerTree,
+    Ids,
+    alike,
+    answer_tree,
+    rows_at_once,
+    score_rows,
+    score_tree,
+    takes_a_mask,
+)
+from tunesmith.inference.prefixes import PrefixCache, common_beginning, may_share, window_beginning
+from tunesmith.inference.types import Generation, Sampling
+from tunesmith.tasks.types import AnswerForm
 from tunesmith.text.render import Renderer
 
 _WINDOW_BATCHES = 4
-_SHARED_MINIMUM = 32
-"""Shorter common beginnings are not worth a pass of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How the answers of a window are written: each row's form, and its random numbers [rows, tokens]."""
+
+    forms: Sequence[AnswerForm | None] | None = None
+    uniform: Tensor | None = None
+    temperature: float = 1.0
 
 
 class TorchEngine:
@@ -27,6 +53,7 @@ class TorchEngine:
 
     def __init__(self, model: Any, renderer: Renderer, context: int, batch_size: int = 32) -> None:
         self.model, self.renderer, self._context, self.batch_size = model, renderer, context, batch_size
+        self._attends_behind: bool | None = None
 
     @property
     def context(self) -> int:
@@ -38,17 +65,31 @@ class TorchEngine:
         return len(self.renderer.prompt_ids(messages))
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, skip: int = 0
+        self,
+        prompts: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        skip: int = 0,
+        *,
+        forms: Sequence[AnswerForm | None] | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Generation]:
-        """See `inference.types.Engine.generate`."""
+        """See `inference.types.Engine.generate`. A form that cannot be compiled raises before anything is asked."""
+        if forms is not None:
+            self._grammars.hold(forms[skip:])
         window = self.batch_size * _WINDOW_BATCHES
-        for start in range(0, len(prompts), window):
+        ids = [self.renderer.prompt_ids(prompt) for prompt in prompts] if skip < len(prompts) else []
+        whole, kept = common_beginning(ids), PrefixCache(self.model)
+        for start in range(0, len(ids), window):
             if start + window <= skip:
                 continue
-            part = prompts[start : start + window]
-            ids = [self.renderer.prompt_ids(p) for p in part]
-            answers = self._answer_window(ids, max_new_tokens)
-            for offset, (prompt, prompt_ids, answer) in enumerate(zip(part, ids, answers, strict=True)):
+            part = slice(start, start + window)
+            ways = Ways(
+                forms[part] if forms is not None else None,
+                streams(sampling, range(len(ids))[part], max_new_tokens) if sampling is not None else None,
+                sampling.temperature if sampling is not None else 1.0,
+            )
+            answers = self._answer_window(ids[part], max_new_tokens, ways, whole, kept)
+            for offset, (prompt, prompt_ids, answer) in enumerate(zip(prompts[part], ids[part], answers, strict=True)):
                 if start + offset < skip:
                     continue
                 read = self.renderer.answer(answer, prompt)
@@ -62,98 +103,277 @@ class TorchEngine:
                     beside=read.content if read.calls else "",
                 )
 
-    @torch.inference_mode()
-    def _answer_window(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Generated ids for each prompt of a window, the stop token included."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            shared = _common_beginning(prompts)
-            if not self._may_share(max(map(len, prompts)) + max_new_tokens):
-                shared = []
-            order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-            answers: list[list[int]] = [[] for _ in prompts]
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                batch = [prompts[i][len(shared) :] for i in rows]
-                for i, answer in zip(rows, self._decode(shared, batch, max_new_tokens), strict=True):
-                    answers[i] = answer
-            return answers
-        finally:
-            self.model.train(was_training)
+    def score(
+        self, prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[str]], skip: int = 0
+    ) -> Iterator[tuple[float, ...]]:
+        """See `inference.types.Engine.score`.
 
-    def _decode(self, shared: list[int], rest: list[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy decoding of a batch whose prompts are `shared + rest[i]`; rows that have ended leave the batch."""
-        device = next(self.model.parameters()).device
-        count, width = len(rest), max(len(r) for r in rest)
+        An answer's tokens are those it is learnt with, its end token included. Raises `EngineError` where prompt and
+        answer are longer than the context.
+        """
+        window = self.batch_size * _WINDOW_BATCHES
+        ids = [self.renderer.prompt_ids(prompt) for prompt in prompts] if skip < len(prompts) else []
+        whole, kept = common_beginning(ids), PrefixCache(self.model)
+        render = _AnswerIds(self.renderer)
+        by_tree: bool | None = None
+        for start in range(0, len(ids), window):
+            if start + window <= skip:
+                continue
+            part = slice(start, start + window)
+            said = [render(prompt, texts) for prompt, texts in zip(prompts[part], answers[part], strict=True)]
+            self._refuse_too_long(ids[part], said)
+            if by_tree is None:  # on the first prompt of the list, so that a continued list decides alike
+                by_tree = self._tree_serves(ids[0], render(prompts[0], answers[0]))
+            found = self._score_window(ids[part], said, whole, kept, by_tree)
+            yield from found[max(0, skip - start) :]
+
+    @torch.inference_mode()
+    def _answer_window(
+        self,
+        prompts: list[Ids],
+        max_new_tokens: int,
+        ways: Ways | None = None,
+        whole: Ids | None = None,
+        kept: PrefixCache | None = None,
+    ) -> list[Ids]:
+        """Generated ids for each prompt of a window, the stop token included. `whole`: what the whole list shares."""
+        ways, kept = ways or Ways(), kept or PrefixCache(self.model)
+        shared = self._shared(prompts, max_new_tokens, whole)
+        answers: list[Ids] = [[] for _ in prompts]
+        with self._evaluating(), self._behind(kept, shared, prompts) as prefix:
+            for rows in _batches(prompts, self.batch_size):
+                batch = [prompts[i][len(shared) :] for i in rows]
+                forms = [ways.forms[i] for i in rows] if ways.forms is not None else None
+                one = Ways(forms, None if ways.uniform is None else ways.uniform[rows], ways.temperature)
+                decoded = self._decode(kept, shared, batch, max_new_tokens, one, prefix)
+                for i, answer in zip(rows, decoded, strict=True):
+                    answers[i] = answer
+        return answers
+
+    def _decode(
+        self, kept: PrefixCache, shared: Ids, rest: list[Ids], max_new_tokens: int, ways: Ways, prefix: Prefix | None
+    ) -> list[Ids]:
+        """Decodes a batch whose prompts are `shared + rest[i]`; rows that have ended leave the batch."""
+        device = self._device
+        count = len(rest)
         stops = torch.tensor(sorted(self.renderer.stop_ids), device=device)
-        cache = self._prefill(shared, count, device)
-        ids = torch.zeros(count, width, dtype=torch.long)
-        seen = torch.ones(count, len(shared) + width, dtype=torch.long)
-        for row, piece in enumerate(rest):  # padded on the left, between the shared beginning and the row's own part
-            ids[row, width - len(piece) :] = torch.tensor(piece)
-            seen[row, len(shared) : len(shared) + width - len(piece)] = 0
-        ids, seen = ids.to(device), seen.to(device)
-        places = (seen.cumsum(1) - 1).clamp_min(0)[:, len(shared) :]
+        held = self._grammars.hold(ways.forms) if ways.forms is not None and any(ways.forms) else None
+        cached = 0 if prefix is not None else len(shared)
+        cache = kept.repeated(shared[:cached], count, device)
+        ids, own, places = _padded(rest, len(shared))
+        seen = torch.cat([own.new_ones(count, cached), own], dim=1)
+        ids, seen, places = ids.to(device), seen.to(device), places.to(device)
         alive = list(range(count))
-        answers: list[list[int]] = [[] for _ in rest]
-        for _ in range(max_new_tokens):
-            out = self.model(
-                input_ids=ids,
-                attention_mask=seen,
-                position_ids=places,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        answers: list[Ids] = [[] for _ in rest]
+        for step in range(max_new_tokens):
+            out = self._forward(ids, seen, places, cache, prefix)
             cache = out.past_key_values
-            chosen = out.logits[:, -1].argmax(-1)
-            for row, token in zip(alive, chosen.tolist(), strict=True):
-                answers[row].append(token)
-            going = ~torch.isin(chosen, stops)
-            if not going.any():
+            chosen, legal = _choose(out.logits[:, -1], alive, step, held, ways)
+            going = legal & ~torch.isin(chosen, stops)
+            tokens, goes_on = chosen.tolist(), going.tolist()
+            for row, token, may in zip(alive, tokens, legal.tolist(), strict=True):
+                if may:
+                    answers[row].append(token)
+            if not any(goes_on):
                 break
-            if not going.all():
-                kept = torch.nonzero(going).squeeze(1)
-                cache.batch_select_indices(kept)
-                alive = [alive[i] for i in kept.tolist()]
-                chosen, seen, places = chosen[kept], seen[kept], places[kept]
+            if held is not None:
+                held.take(*zip(*((r, t) for r, t, on in zip(alive, tokens, goes_on, strict=True) if on), strict=True))
+            if not all(goes_on):
+                left = torch.nonzero(going).squeeze(1)
+                cache.batch_select_indices(left)
+                alive = [alive[i] for i in left.tolist()]
+                chosen, seen, places = chosen[left], seen[left], places[left]
             ids = chosen[:, None]
             seen = torch.cat([seen, seen.new_ones(len(alive), 1)], dim=1)
             places = places[:, -1:] + 1
         return answers
 
-    def _may_share(self, longest: int) -> bool:
-        """Whether rows of up to `longest` tokens may share a beginning.
+    def _forward(self, ids: Tensor, seen: Tensor, places: Tensor, cache: Any, prefix: Prefix | None) -> Any:
+        """One pass over the next tokens of each row, [rows, L]; seen [rows, S] is 0 for padding among all so far."""
+        more: dict[str, Any] = {"attention_mask": seen}
+        if prefix is not None:
+            more = {"attention_mask": own_mask(seen, ids.shape[1], self._dtype), "prefix": prefix}
+        return self.model(
+            input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1, **more
+        )
 
-        Padding stands between the beginning and a row's own part. A sliding window counts it, so with windows shorter
-        than a row the beginning would be out of reach too early.
-        """
-        from transformers import DynamicCache
+    @contextmanager
+    def _behind(self, kept: PrefixCache, shared: Ids, prompts: list[Ids]) -> Iterator[Prefix | None]:
+        """The shared beginning where rows can attend to it in place, which they then do; else None."""
+        if not shared or not may_attend_behind(self.model, self._device):
+            yield None
+            return
+        prefix = kept.once(shared, self._device)
+        if self._attends_behind is None:
+            self._attends_behind = self._prefix_serves(kept, shared, prompts[:2], prefix)
+        if not self._attends_behind:
+            yield None
+            return
+        with attending_behind(self.model):
+            yield prefix
 
-        if not any(DynamicCache(config=self.model.config).is_sliding):
-            return True
-        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        return window is not None and longest <= window
+    def _prefix_serves(self, kept: PrefixCache, shared: Ids, prompts: list[Ids], prefix: Prefix) -> bool:
+        """Whether attending to a beginning in place gives this model's own probabilities, found out on two prompts."""
+        rest = [prompt[len(shared) :] for prompt in prompts]
+        ids, own, places = (one.to(self._device) for one in _padded(rest, len(shared)))
+        seen = torch.cat([own.new_ones(len(rest), len(shared)), own], dim=1)
+        cache = kept.repeated(shared, len(rest), self._device)
+        usual = self._forward(ids, seen, places, cache, None).logits[:, -1].log_softmax(-1)
+        try:
+            with attending_behind(self.model):
+                cache = kept.repeated([], len(rest), self._device)
+                tried = self._forward(ids, own, places, cache, prefix).logits[:, -1].log_softmax(-1)
+        except (EngineError, TypeError):  # it does not hand the beginning on to its attention
+            return False
+        return alike(usual, tried)
 
-    def _prefill(self, shared: list[int], count: int, device: torch.device) -> Any:
-        """The key-value cache of the shared beginning, repeated for every row; an empty one where there is none."""
-        from transformers import DynamicCache
+    @torch.inference_mode()
+    def _score_window(
+        self, prompts: list[Ids], said: list[tuple[Ids, ...]], whole: Ids, kept: PrefixCache, by_tree: bool
+    ) -> list[tuple[float, ...]]:
+        """Log-probabilities of the answers to each prompt of a window."""
+        found: list[tuple[float, ...]] = [()] * len(prompts)
+        with self._evaluating():
+            if not by_tree:
+                return [tuple(self._by_rows(p, a).tolist()) for p, a in zip(prompts, said, strict=True)]
+            shared = self._shared(prompts, max(len(one) for a in said for one in a), whole)
+            with self._behind(kept, shared, prompts) as prefix:
+                for same in _grouped(said):
+                    tree = answer_tree(said[same[0]])
+                    longest = max(len(prompts[i]) for i in same) - len(shared)
+                    at_once = rows_at_once(tree, longest, len(shared), self._vocabulary)
+                    for some in _batches([prompts[i] for i in same], min(self.batch_size, at_once)):
+                        rows = [same[i] for i in some]
+                        rest = [prompts[i][len(shared) :] for i in rows]
+                        for i, scores in zip(rows, self._by_tree(kept, shared, rest, tree, prefix), strict=True):
+                            found[i] = tuple(scores)
+        return found
 
-        cache = DynamicCache(config=self.model.config)
-        if not shared:
-            return cache
-        ids: Tensor = torch.tensor([shared], device=device)
-        cache = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(count)
-        return cache
+    def _by_tree(
+        self, kept: PrefixCache, shared: Ids, rest: list[Ids], tree: AnswerTree, prefix: Prefix | None = None
+    ) -> list[list[float]]:
+        cache = kept.repeated([] if prefix is not None else shared, len(rest), self._device)
+        scores: list[list[float]] = score_tree(self.model, cache, len(shared), rest, tree, prefix).tolist()
+        return scores
+
+    def _by_rows(self, prompt: Ids, said: Sequence[Ids]) -> Tensor:
+        cache = PrefixCache(self.model).repeated([], 1, self._device)
+        return score_rows(self.model, cache, prompt, said, self._vocabulary)
+
+    @torch.inference_mode()
+    def _tree_serves(self, prompt: Ids, said: tuple[Ids, ...]) -> bool:
+        """Whether one pass over a tree of answers gives this model's probabilities, found out on one prompt."""
+        longest = len(prompt) + max(map(len, said))
+        if not takes_a_mask(self.model) or not may_share(self.model, longest):
+            return False
+        with self._evaluating():
+            scores = self._by_tree(PrefixCache(self.model), [], [prompt], answer_tree(said))
+            return alike(torch.tensor(scores[0]), self._by_rows(prompt, said).cpu())
+
+    def _shared(self, prompts: list[Ids], more: int, whole: Ids | None) -> Ids:
+        """What the prompts of a window share, where rows that long may share anything."""
+        if not may_share(self.model, max(map(len, prompts)) + more):
+            return []
+        return window_beginning(whole or [], prompts)
+
+    def _refuse_too_long(self, prompts: list[Ids], said: list[tuple[Ids, ...]]) -> None:
+        longest = max(len(prompt) + max(map(len, texts)) for prompt, texts in zip(prompts, said, strict=True))
+        if longest > self._context:
+            raise EngineError(
+                f"a prompt and the longest answer to be scored have {longest} tokens together",
+                where="evaluate.decoding: scored",
+                expected=f"at most {self._context}, the context of the model",
+                fix="raise evaluate.max_new_tokens to the tokens of the longest label, so that prompts leave room",
+            )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.renderer.tokenizer, self._vocabulary, self.renderer.stop_ids)
 
 
-def _common_beginning(prompts: list[list[int]]) -> list[int]:
-    """The longest beginning shared by all prompts, at least one token short of each; empty if short or single."""
-    if len(prompts) < 2:
-        return []
-    shortest = min(len(p) for p in prompts) - 1
-    first, last = min(prompts), max(prompts)  # in sorted order, what these two share is shared by all between
-    same = next((i for i in range(shortest) if first[i] != last[i]), shortest)
-    return prompts[0][:same] if same >= _SHARED_MINIMUM else []
+class _AnswerIds:
+    """Answers as the tokens they are learnt with. They are the same after most prompts, so they are rendered once and
+    then only looked at: a prompt after which the first one is another renders all of its own.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer, self._known = renderer, dict[str, Ids]()
+
+    def __call__(self, prompt: Sequence[Message], texts: Sequence[str]) -> tuple[Ids, ...]:
+        first = self._render(prompt, texts[0])
+        if self._known.setdefault(texts[0], first) != first:
+            return tuple(self._render(prompt, text) for text in texts)
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._render(prompt, text)
+        return tuple(self._known[text] for text in texts)
+
+    def _render(self, prompt: Sequence[Message], text: str) -> Ids:
+        sample = self._renderer.sample([*prompt, Message("assistant", text)], loss="last")
+        ids: Ids = sample.ids[sample.weights > 0].tolist()
+        return ids if ids and ids[-1] in self._renderer.stop_ids else [*ids, min(self._renderer.stop_ids)]
+
+
+def _choose(logits: Tensor, alive: list[int], step: int, held: HeldRows | None, ways: Ways) -> tuple[Tensor, Tensor]:
+    """The next token of each row that goes on, and whether there was a legal one, both [rows]."""
+    legal = torch.ones(len(alive), dtype=torch.bool, device=logits.device)
+    if held is not None:
+        allowed = held.allowed(alive).to(logits.device)
+        legal = allowed.any(-1)
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    if ways.uniform is None:
+        return greedy(logits), legal
+    return draw(logits, ways.uniform[alive, step], ways.temperature), legal
+
+
+def _padded(rest: list[Ids], shared: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, which of them are no padding, and their positions behind `shared` tokens, [rows, W] each.
+
+    Padding is on the left, between the shared beginning and the row's own part.
+    """
+    width = max(map(len, rest))
+    ids = torch.zeros(len(rest), width, dtype=torch.long)
+    own = torch.zeros_like(ids)
+    places = torch.zeros_like(ids)
+    for row, piece in enumerate(rest):
+        start = width - len(piece)
+        ids[row, start:] = torch.tensor(piece)
+        own[row, start:] = 1
+        places[row, start:] = shared + torch.arange(len(piece))
+    return ids, own, places
+
+
+def _batches(prompts: Sequence[Ids], size: int) -> list[list[int]]:
+    """The prompts' indices in batches, the longest together."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _grouped(said: Sequence[tuple[Ids, ...]]) -> list[list[int]]:
+    """Rows that have the very same answers, together."""
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+
+    for row, one in enumerate(said):
+        groups.setdefault(tuple(map(tuple, one)), []).append(row)
+    return list(groups.values())

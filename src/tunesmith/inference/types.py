@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tunesmith.data.types import Message, ToolCall
+from tunesmith.tasks.types import AnswerForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,14 @@ class Generation:
     beside: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Answers drawn by chance: every answer from a stream of its own, of `seed` and its place in the list."""
+
+    temperature: float
+    seed: int
+
+
 class Engine(Protocol):
     """A model that can be asked, with its context length in tokens."""
 
@@ -37,11 +46,28 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, skip: int = 0
+        self,
+        prompts: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        skip: int = 0,
+        *,
+        forms: Sequence[AnswerForm | None] | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Generation]:
-        """Greedy answers to `prompts[skip:]`, in that order.
+        """Answers to `prompts[skip:]`, in that order: greedy, or drawn where `sampling` is given.
 
-        Batches are formed from the whole list whatever `skip` is, so a list that was interrupted and is continued
-        gives the same answers as one that was not.
+        `forms` [len(prompts)] hold answers to a form while they are written (None: free). Batches are formed from the
+        whole list whatever `skip` is, so a list that was interrupted and is continued gives the same answers as one
+        that was not. Raises `EngineError` for a form that it cannot keep.
+        """
+        ...
+
+    def score(
+        self, prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[str]], skip: int = 0
+    ) -> Iterator[tuple[float, ...]]:
+        """Of each of `prompts[skip:]`, the log-probabilities of its `answers` [len(prompts)][choices], to their end.
+
+        The probability that the model says exactly this answer and stops. Raises `EngineError` where an engine cannot
+        tell (an endpoint without log-probabilities).
         """
         ...

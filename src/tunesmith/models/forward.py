@@ -26,6 +26,7 @@ from tunesmith.models.trunk import (
 )
 from tunesmith.ops import packed_attention
 from tunesmith.ops.cross_entropy import LogitRule, head_cross_entropy
+from tunesmith.ops.fixed_packing import AnyPacking, FixedPacking
 from tunesmith.ops.packing import Packing
 
 
@@ -60,13 +61,16 @@ class LanguageModel:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
-    def hidden(self, ids: Tensor, packing: Packing) -> Tensor:
+    def hidden(self, ids: Tensor, packing: AnyPacking) -> Tensor:
         """Last hidden states [T, H] of a stream of ids [T]; needs the `packed` context.
 
-        With a trunk cache that knows all documents of the stream, the layers below it are not computed.
+        With a trunk cache that knows all documents of the stream, the layers below it are not computed. It is not asked
+        about streams of a fixed shape.
         """
-        states = None if self._cache is None else _known_states(self._cache, ids, packing)
-        if self._cache is None or states is None:
+        if self._cache is None or isinstance(packing, FixedPacking):
+            return self._run(ids, packing)
+        states = _known_states(self._cache, ids, packing)
+        if states is None:
             return self._run(ids, packing)
         with skipping(decoder_layers(self.trunk), states[None].to(ids.device), self._cache.first_layer):
             return self._run(ids, packing)
@@ -77,7 +81,7 @@ class LanguageModel:
             self._run(ids, packing)
         return states[0][0]
 
-    def _run(self, ids: Tensor, packing: Packing) -> Tensor:
+    def _run(self, ids: Tensor, packing: AnyPacking) -> Tensor:
         out = self.trunk(input_ids=ids[None, :], position_ids=packing.positions, use_cache=False, packing=packing)
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
@@ -136,16 +140,24 @@ class LanguageModel:
         bias: Tensor | None = getattr(head, "bias", None)
         return head.weight.to(dtype), None if bias is None else bias.to(dtype)
 
-    def loss_sum(self, ids: Tensor, packing: Packing, weights: Tensor, previous: Tensor) -> Tensor:
+    def loss_sum(
+        self, ids: Tensor, packing: Packing, weights: Tensor, previous: Tensor, learnt: Tensor | None = None
+    ) -> Tensor:
         """Weighted sum of cross-entropies of predicting each token from those before it in its document.
 
         `ids` [T] int64, `weights` [T] (weight of predicting token t), `previous` [T] int64 (stream place of the token
-        before t in its document). Documents without any weight cost no head.
+        before t in its document). Documents without any weight cost no head. `learnt` [S]: places with a weight, where
+        they are known; looking for them waits for the device.
         """
+        if learnt is None:
+            learnt = torch.nonzero(weights).squeeze(1)
+        return self.loss_at(ids, packing, previous[learnt], ids[learnt], weights[learnt])
+
+    def loss_at(self, ids: Tensor, packing: AnyPacking, places: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of cross-entropies of `targets` [S], each predicted at a place [S] of the stream `ids` [T]."""
         hidden = self.hidden(ids, packing)
-        learnt = torch.nonzero(weights).squeeze(1)
         weight, bias = self.head()
-        return head_cross_entropy(hidden[previous[learnt]], weight, bias, ids[learnt], weights[learnt], self.rule)
+        return head_cross_entropy(hidden[places], weight, bias, targets, weights, self.rule)
 
     @contextmanager
     def packed(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from tunesmith.models.lora import LoraLinear
 from tunesmith.ops.decoder_layer import Projection, attention_input, attention_output
 from tunesmith.ops.document_attention import can_attend, document_attention
 from tunesmith.ops.packed_attention import ATTENTION
+from tunesmith.ops.packing import Packing
 from tunesmith.ops.pointwise import Heads, Norm
 from tunesmith.ops.product import FastLinear
 
@@ -103,7 +104,7 @@ def _attended(attention: Any, states: tuple[Tensor, Tensor, Tensor], batch: int,
     window, packing = _window(attention), given.get("packing")
     scaling: float = attention.scaling
     if (
-        packing is not None
+        isinstance(packing, Packing)
         and attention.config._attn_implementation == ATTENTION
         and given.get("attention_mask") is None
         and not packing.prefixes

@@ -106,7 +106,7 @@ class LoraLinear(nn.Module):
     scaling, dropout: `s`, and the share of the update's inputs dropped in training.
     enabled: without it the layer answers as the base did before it was adapted.
     conv1d: whether `base` holds its weight transposed.
-    quantized: whether `base` has no plain weight; it then computes its own product.
+    quantized: whether `base` has no plain weight; it then computes its own product, as does one with `own_product`.
     """
 
     initial_a: Tensor | None
@@ -179,7 +179,7 @@ class LoraLinear(nn.Module):
             if many and not dropping and not self.quantized:
                 return dora_linear(x, self.weight, self.base.bias, a, b, self.magnitude, self.scaling)
             return self._dora(x, a, b, self.magnitude, dropping)
-        if dropping or self.quantized:
+        if dropping or self.quantized or getattr(self.base, "own_product", False):
             kept = F.dropout(x.to(a.dtype), self.dropout, dropping)
             update = F.linear(F.linear(kept, a), b) * self.scaling
             return self.base(x) + update.to(x.dtype)  # type: ignore[no-any-return]

@@ -2,11 +2,14 @@
 
 They reach it through their attention registry under the name `ATTENTION`; the layout of the stream travels as the
 keyword `packing`. How it is computed depends on the device: rectangles of documents and shared prefixes
-(`prefix_attention`), or torch's attention for streams in half precision on CUDA (`varlen_attention`).
+(`prefix_attention`), or torch's attention for streams in half precision on CUDA (`varlen_attention`). Streams of a
+fixed shape (`fixed_packing`) take the latter, or a plain form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from tunesmith.errors import EngineError
 from tunesmith.ops import varlen_attention
+from tunesmith.ops.fixed_packing import AnyPacking, FixedPacking, fixed_attention
 from tunesmith.ops.packing import Packing
 from tunesmith.ops.partial_attention import ScoreRule
 from tunesmith.ops.prefix_attention import attention_reference, stream_attention
@@ -31,7 +35,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    packing: Packing | None = None,
+    packing: AnyPacking | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **others: Any,
@@ -51,19 +55,21 @@ def packed_attention(
             raise EngineError(f"attention with {name} cannot be packed yet", where=type(module).__name__)
     if not getattr(module, "is_causal", True):
         raise EngineError("only causal attention can be packed", where=type(module).__name__)
-    if dropout and packing.prefixes:
+    if dropout and (isinstance(packing, FixedPacking) or packing.prefixes):
         raise EngineError(
-            "attention with dropout cannot share prefixes: each document draws its own",
+            "attention with dropout can neither share prefixes nor be captured: each document draws its own",
             where=type(module).__name__,
-            fix="set train.share_prefixes: false",
+            fix="set train.share_prefixes: false and train.cuda_graphs: off",
         )
     rule = ScoreRule(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap)
     window = None if sliding_window is None or sliding_window >= _longest(packing) else sliding_window
     q, k, v = (_in_autocast(t)[0].transpose(0, 1) for t in (query, key, value))  # [T, H, D]
-    if dropout:
+    if dropout and isinstance(packing, Packing):
         out = attention_reference(q, k, v, packing, rule, window, dropout)
     elif varlen_attention.usable(q, rule):
         out = varlen_attention.varlen_attention(q, k, v, packing, rule, window)
+    elif isinstance(packing, FixedPacking):
+        out = fixed_attention(q, k, v, packing, rule, window)
     else:
         out = stream_attention(q, k, v, packing, rule, window)
     return out.unsqueeze(0), None
@@ -73,11 +79,30 @@ def register() -> None:
     """Make the attention known to `transformers` under `ATTENTION` (its official registry; nothing is overwritten)."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, packed_attention)
+    AttentionInterface.register(ATTENTION, _registered[-1])
 
 
-def _longest(packing: Packing) -> int:
-    """Length of the longest document."""
+_registered: list[Callable[..., tuple[Tensor, None]]] = [packed_attention]
+
+
+@contextmanager
+def hidden_from_compiler() -> Iterator[None]:
+    """Within this, what is registered is called by compiled code as it is: the compiler does not look into it.
+
+    It would compile again for every layout of documents.
+    """
+    _registered.append(torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        _registered.pop()
+        register()
+
+
+def _longest(packing: AnyPacking) -> int:
+    """Length of the longest document, or of the longest that there may be."""
+    if isinstance(packing, FixedPacking):
+        return packing.runs.longest
     behind = (prefix.length + max(prefix.suffixes) for prefix in packing.prefixes)
     return max(*packing.lengths, *behind, 0)
 

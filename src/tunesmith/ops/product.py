@@ -25,6 +25,24 @@ _FEW_ROWS = 16
 """Below so many rows (decoding) a product is bound by memory, and the plain call has less to set up."""
 
 
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _known_to_the_compiler() -> torch.library.Library:
+    """Under a name of its own, as torch's compiler takes oneDNN's with constant weights only; to it this is opaque."""
+    library = torch.library.Library("tunesmith", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
+    library.impl("onednn_linear", _onednn, "CPU")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(
+        "tunesmith::onednn_linear", lambda x, weight, bias: x.new_empty(x.shape[0], weight.shape[0]), lib=library
+    )
+    return library
+
+
+_LIBRARY = _known_to_the_compiler() if _ONEDNN else None
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, within: torch.dtype | None = None) -> Tensor:
     """`x Wᵀ + b`: `x` [T, K], `weight` [N, K], to [T, N]; either may be a transposed view. Not differentiable.
 
@@ -34,7 +52,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, within: torch
         out = F.linear(x.to(within), weight.to(within)).to(x.dtype)
         return out if bias is None else out.add_(bias)
     if _ONEDNN and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.shape[0] >= _FEW_ROWS:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+        if torch.compiler.is_compiling():
+            return torch.ops.tunesmith.onednn_linear(x, weight, bias)  # type: ignore[no-any-return]
+        return _onednn(x, weight, bias)
     return F.linear(x, weight, bias)
 
 

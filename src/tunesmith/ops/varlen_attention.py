@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.ops.fixed_packing import AnyPacking, FixedPacking
 from tunesmith.ops.packing import Packing, Runs
 from tunesmith.ops.partial_attention import ScoreRule, join
 
@@ -27,11 +28,11 @@ def usable(query: Tensor, rule: ScoreRule) -> bool:
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, rule: ScoreRule, window: int | None = None
+    query: Tensor, key: Tensor, value: Tensor, packing: AnyPacking, rule: ScoreRule, window: int | None = None
 ) -> Tensor:
     """As `prefix_attention.attention_reference`: q [T, H, D]; k, v [T, Hkv, D]; to [T, H, D]."""
     query, key, value = (t.contiguous() for t in (query, key, value))
-    if packing.crossing is None:
+    if isinstance(packing, FixedPacking) or packing.crossing is None:
         return _segments(query, key, value, packing.runs, packing.runs, rule, window)
     if window is not None:
         keys = _reachable(packing, window, query.device)

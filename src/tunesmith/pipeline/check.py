@@ -18,12 +18,10 @@ from tunesmith.data.quality import detectable_difference, rows_to_detect
 from tunesmith.data.reading import read_rows
 from tunesmith.data.types import Finding
 from tunesmith.errors import DataError, RecipeError, TunesmithError
-from tunesmith.models.forward import LanguageModel
-from tunesmith.models.fused_layers import use_fused_layers
-from tunesmith.models.methods import attach
 from tunesmith.models.servable import Servability, servable
+from tunesmith.pipeline.decision import Decision, decide_costs
+from tunesmith.pipeline.estimating import TrainingEstimate, estimate_training
 from tunesmith.pipeline.numbers import DataNumbers
-from tunesmith.pipeline.planning import fit_memory
 from tunesmith.pipeline.prepare import (
     DataFindingsError,
     Listener,
@@ -35,13 +33,10 @@ from tunesmith.pipeline.prepare import (
     trainable_samples,
 )
 from tunesmith.pipeline.preview import numbers_of
-from tunesmith.pipeline.training import training_job, training_plan
 from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Data, Recipe
 from tunesmith.text.preview import preview
 from tunesmith.text.types import Sample
-from tunesmith.training.calibration import calibrate, forecast_time
-from tunesmith.training.resources import keep_freed_memory
 
 _LOOKED_AT = 5_000
 """Training rows tokenised to know lengths, where there are more."""
@@ -50,7 +45,7 @@ _LOOKED_AT = 5_000
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """What `check` found. `preview` holds examples as (text, loss weight) pairs, `lengths` tokens per training row,
-    `leaks` the test rows that were seen before, one by one.
+    `leaks` the test rows that were seen before, one by one, `decision` the four costs of tuning.
     """
 
     findings: tuple[Finding, ...]
@@ -61,6 +56,7 @@ class CheckReport:
     numbers: DataNumbers | None = None
     splits: dict[str, Any] = field(default_factory=dict)
     leaks: tuple[LeakedRow, ...] = ()
+    decision: Decision | None = None
 
     @property
     def exit_code(self) -> int:
@@ -78,6 +74,7 @@ class CheckReport:
             "lengths": list(self.lengths),
             "estimate": self.estimate,
             "numbers": self.numbers.to_dict() if self.numbers is not None else None,
+            "decision": self.decision.to_dict() if self.decision is not None else None,
         }
 
 
@@ -90,7 +87,7 @@ def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: boo
     try:
         rows = read_data(recipe, depth="quick" if quick else "full", listener=listener)
     except DataFindingsError as error:
-        return CheckReport(error.findings)
+        return CheckReport(_with_an_error(error.findings))
     try:
         prepared = prepare(recipe, rows, at_most=_LOOKED_AT)
     except TunesmithError as error:
@@ -101,17 +98,28 @@ def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: boo
         return CheckReport((*rows.findings, unusable), splits=_splits(rows, recipe), leaks=rows.leaks)
     samples = trainable_samples(prepared)
     shown = [s for s in prepared.train if s.supervised][:3]
-    estimate, numbers = _estimate(prepared, samples) if samples else ({}, None)
+    estimate = estimate_training(prepared, samples) if samples else None
+    numbers = _numbers(prepared, estimate) if estimate is not None else None
+    too_long = sum(f.count for f in prepared.findings if f.code == "row_too_long")
     return CheckReport(
         findings=prepared.findings,
         choices=prepared.choices,
         preview=tuple(p.tokens for p in preview(prepared.renderer, shown)),
         lengths=prepared.lengths.lengths,
-        estimate=estimate,
+        estimate=_figures(prepared, samples, estimate) if estimate is not None else {},
         numbers=numbers,
         splits=_splits(rows, recipe),
         leaks=rows.leaks,
+        decision=decide_costs(prepared, estimate, numbers, too_long),
     )
+
+
+def _with_an_error(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings of data that cannot be used. Where each is a warning of its own, they left no row together."""
+    if any(finding.severity == "error" for finding in findings):
+        return tuple(findings)
+    nothing = Finding("cannot_go_on", "error", "no row is left to train on", "mend the rows named by the warnings", 1)
+    return (*findings, nothing)
 
 
 def check_file(path: Path, listener: Listener = lambda event: None, *, quick: bool = False) -> CheckReport:
@@ -165,53 +173,34 @@ def _splits(rows: Rows, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _estimate(prepared: Prepared, samples: Sequence[Sample]) -> tuple[dict[str, Any], DataNumbers]:
-    """Tokens, memory, time and money of the run, here and elsewhere.
+def _numbers(prepared: Prepared, estimate: TrainingEstimate) -> DataNumbers:
+    """Tokens, time, memory and money of the run, here and elsewhere."""
+    prepared = replace(prepared, memory=estimate.memory)
+    return numbers_of(prepared, time=estimate.time, trained=estimate.trained)
 
-    Memory comes from shapes, time from a calibration of this machine.
 
-    The calibration measures a few micro-batches of this very training and is kept for the next time. The model is
-    left as it was in value, but with adapters attached: `check` ends with the process that called it.
-    """
-    rows = len(prepared.rows.splits.train)
-    job = training_job(prepared)
-    tuning = attach(prepared.base, prepared.recipe.method, prepared.recipe.train.seed, prepared.added)
-    model, memory = LanguageModel(prepared.base.model), prepared.memory
-    if memory is None:
-        recipe, _, memory = fit_memory(job.recipe, model, samples, job.base)
-        job = replace(job, recipe=recipe)
-    recipe, plan = job.recipe, memory.apply(training_plan(job, rows))
-    plan = replace(plan, share_prefixes=plan.share_prefixes and not model.draws_chance)
-    keep_freed_memory()
-    use_fused_layers(prepared.base.model)
-    learnt = [s for s in samples if s.supervised]
-    measured = calibrate(model, learnt, plan)
-    time = forecast_time(
-        measured, learnt, plan, validation_tokens=sum(len(s.ids) for s in prepared.validation if s.supervised)
-    )
-    prices = recipe.verdict.prices
-    tokens = round(plan.steps * plan.batch_size * sum(len(s.ids) for s in samples) / len(samples))
-    trained = sum(p.numel() for p in tuning.trained().values())
-    estimate = {
-        "rows": rows,
+def _figures(prepared: Prepared, samples: Sequence[Sample], estimate: TrainingEstimate) -> dict[str, Any]:
+    """The estimate as it is shown: figures by name, with their unit as the name's end."""
+    time, memory, prices = estimate.time, estimate.memory, estimate.recipe.verdict.prices
+    return {
+        "rows": len(prepared.rows.splits.train),
         "rows_looked_at": len(samples),
         "supervised_share": prepared.lengths.supervised / max(1, prepared.lengths.tokens),
         "padding_a_padded_trainer_would_waste": prepared.lengths.padding_share,
-        "optimiser_steps": plan.steps,
-        "training_tokens": tokens,
+        "optimiser_steps": estimate.plan.steps,
+        "training_tokens": estimate.tokens,
         "tokens_computed": time.tokens,
-        "tokens_per_second": tokens / time.training_seconds,
+        "tokens_per_second": estimate.tokens_per_second,
         "training_seconds": time.training_seconds,
         "validation_seconds": time.validation_seconds,
         "peak_memory_bytes": memory.predicted_peak_bytes,
         "memory_parts_bytes": dict(memory.parts),
-        "parameters_trained": trained,
+        "parameters_trained": estimate.trained,
         "servable": {s.server: {"ok": s.ok, "reasons": list(s.reasons)} for s in _servers(prepared)},
         f"compute_{prices.currency}": time.seconds / 3600 * prices.hardware_per_hour,
         f"work_{prices.currency}": prices.hours_of_work * prices.work_per_hour,
         "note": "time measured on a few micro-batches here; answers during training and the evaluation come on top",
     }
-    return estimate, numbers_of(replace(prepared, memory=memory), time=time, trained=trained)
 
 
 def _servers(prepared: Prepared) -> tuple[Servability, ...]:

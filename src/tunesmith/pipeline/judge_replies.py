@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 from tunesmith.data.types import Message
 from tunesmith.evaluation.judges import Question, Said
-from tunesmith.inference.types import Engine
-from tunesmith.pipeline.endpoint import (
+from tunesmith.inference.endpoint import (
     AskError,
     Budget,
     Endpoint,
@@ -29,6 +28,7 @@ from tunesmith.pipeline.endpoint import (
     SilentError,
     token_bound,
 )
+from tunesmith.inference.types import Engine
 from tunesmith.pipeline.synthetic import read_journal
 from tunesmith.runs import EventLog
 

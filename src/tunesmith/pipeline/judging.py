@@ -38,7 +38,7 @@ from tunesmith.evaluation.judges import (
     questions,
 )
 from tunesmith.evaluation.rating import JUDGE_FILE, Outcome, Pair, answers_sha256, win_rate
-from tunesmith.pipeline.endpoint import Budget
+from tunesmith.inference.endpoint import Budget
 from tunesmith.pipeline.judge_replies import EndpointJudge, Judge, LocalJudge, Tally
 from tunesmith.pipeline.prepare import Listener
 from tunesmith.pipeline.synthetic import read_journal

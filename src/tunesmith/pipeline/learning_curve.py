@@ -10,10 +10,11 @@ from typing import Any
 from tunesmith.data.types import Example
 from tunesmith.evaluation.statistics import bootstrap, value_interval
 from tunesmith.evaluation.types import Evaluation
+from tunesmith.pipeline.evaluating import run_tuned
 from tunesmith.pipeline.extrapolation import Extrapolation, FloatArray, extrapolate
 from tunesmith.pipeline.learning_curve_page import write_curve
 from tunesmith.pipeline.prepare import DataFindingsError, Listener, Rows, prepare
-from tunesmith.pipeline.stages import run_tuned
+from tunesmith.pipeline.seeds import measured_alone
 from tunesmith.pipeline.subsets import SHARES, Subset, freeze_subsets, nested_subsets
 from tunesmith.pipeline.training import run_training
 from tunesmith.recipe import dump_recipe
@@ -141,6 +142,7 @@ def train_on(subset: Subset, recipe: Recipe, rows: Rows, folder: Path, listener:
     """
     splits = replace(rows.splits, train=subset.rows, hashes={**rows.splits.hashes, "train": subset.sha256})
     run = RunFolder.create_at(folder)
+    recipe = recipe.model_copy(update={"evaluate": measured_alone(recipe.evaluate)})
     with run.lock():
         prepared = prepare(recipe, replace(rows, splits=splits))
         errors = [finding for finding in prepared.findings if finding.severity == "error"]
@@ -150,7 +152,7 @@ def train_on(subset: Subset, recipe: Recipe, rows: Rows, folder: Path, listener:
             run.recipe_file, dump_recipe(prepared.recipe, {c.key: c.reason for c in prepared.choices}, omit_auto=True)
         )
         _, prepared = run_training(prepared, recipe, run, listener)
-        evaluation = run_tuned(prepared, run, listener)
+        evaluation = run_tuned(prepared, run, listener)[0]
         run.set_status("finished", verdict=f"learning curve, {len(subset.rows):,} rows")
     return evaluation
 

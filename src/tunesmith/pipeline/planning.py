@@ -1,4 +1,4 @@
-"""Decisions about the engine that need the loaded base: precision, tokens at once, recomputation, kept states.
+"""Decisions about the engine that need the loaded base: precision, tokens at once, recomputation, kept states, graphs.
 
 Precision is measured once per machine. What memory decides is computed from shapes and the limit alone. All of it is
 written into the run's recipe, and read from there when the run goes on: a machine with less free memory than yesterday
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
+from torch import nn
 
 from tunesmith.errors import RecipeError
 from tunesmith.models.forward import LanguageModel
@@ -24,10 +25,12 @@ from tunesmith.models.load import LoadedBase
 from tunesmith.models.methods import attach
 from tunesmith.models.trunk import decoder_layers
 from tunesmith.models.vocabulary import AddedTokens
+from tunesmith.ops.fp8 import fits
 from tunesmith.recipe import settle
 from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Recipe
 from tunesmith.text.types import Group, Sample
+from tunesmith.training.acceleration import choose_compile, choose_graphs, refuse_absent
 from tunesmith.training.calibration import measured_rates
 from tunesmith.training.memory_bound import SAFE_SHARE, memory_bound
 from tunesmith.training.memory_model import row_tokens
@@ -44,8 +47,17 @@ _SHARED_MINIMUM = 32
 """Tokens from which the engine reads a common beginning of prompts once (`inference.torch_engine`)."""
 _CACHE_SHARE = 0.25
 """Largest share of the free disk that the states of frozen layers may take unasked."""
+_GRAPHS_SHARE = 0.65
+"""Of the limit, where micro-batches are captured: passes that are not (evaluations) have memory of their own."""
 Row = Sample | Group
-_ENGINE = ("train.precision", "train.micro_batch_tokens", "train.recompute", "train.cache_trunk")
+_ENGINE = (
+    "train.precision",
+    "train.micro_batch_tokens",
+    "train.recompute",
+    "train.cache_trunk",
+    "train.cuda_graphs",
+    "train.compile",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,11 @@ def plan_engine(
         decide("train.precision", *_precision(base.model.device))
     if recipe.train.cache_trunk == "auto":
         decide("train.cache_trunk", *_cache(recipe, base, rows))
+    if recipe.train.cuda_graphs == "auto":
+        decide("train.cuda_graphs", *choose_graphs(recipe, base.model, rows))
+    if recipe.train.compile == "auto":
+        decide("train.compile", *choose_compile(recipe, base.model, rows))
+    refuse_absent(recipe.train, base.model.device)
     memory = None
     # Settings of the user's own may not fit either; those of this run's earlier part did.
     if rows and not (kept is not None and _settled(recipe)):
@@ -137,7 +154,7 @@ def fit_memory(
         model,
         rows,
         replace(plan, share_prefixes=plan.share_prefixes and not draws),
-        memory_limit(recipe.train.memory_limit, base.model.device),
+        _memory(recipe, base),
         objective=objective,
         recompute=_recompute(recipe),
         fixed=asked != "auto",
@@ -174,22 +191,37 @@ def plan_of(recipe: Recipe, rows: int, *, metric: str | None = None, evaluating:
         metric=metric,
         keep_checkpoints=spec.keep_checkpoints,
         precision=spec.precision if spec.precision != "auto" else "fp32",
-        share_prefixes=spec.share_prefixes and not spec.neftune_alpha,
+        share_prefixes=spec.share_prefixes and not spec.neftune_alpha and spec.cuda_graphs != "on",
         optimizer=spec.optimizer,
         optimizer_in_backward=spec.optimizer_in_backward,
         lora_plus_ratio=recipe.method.lora_plus_ratio,
         neftune_alpha=spec.neftune_alpha,
+        cuda_graphs=spec.cuda_graphs == "on",
     )
 
 
 def fuse_layers(recipe: Recipe, base: LoadedBase) -> int:
     """Give the base the fused layers it is trained with, where it has none yet; returns how many it has.
 
-    A base that is divided among processes keeps the layers of `transformers`, whose weights come and go.
+    A base that is divided among processes keeps the layers of `transformers`, whose weights come and go; so does one
+    whose layers are compiled.
     """
-    if recipe.train.sharding != "fsdp":
+    if _fused(recipe):
         use_fused_layers(base.model)
     return sum(isinstance(module, FusedLayer) for module in base.model.modules())
+
+
+def _fused(recipe: Recipe) -> bool:
+    return recipe.train.sharding != "fsdp" and recipe.train.compile != "on"
+
+
+def _memory(recipe: Recipe, base: LoadedBase) -> int:
+    """Bytes that tensors may take: less what codes in fp8 do, and less for graphs, which keep a pass's memory."""
+    limit = memory_limit(recipe.train.memory_limit, base.model.device)
+    if recipe.train.precision == "fp8":
+        linear = [module.weight for module in base.model.modules() if isinstance(module, nn.Linear)]
+        limit -= 2 * sum(weight.numel() for weight in linear if fits(weight))
+    return int(_GRAPHS_SHARE * limit) if recipe.train.cuda_graphs == "on" else limit
 
 
 def _far_below_the_limit(
@@ -204,7 +236,7 @@ def _far_below_the_limit(
         return ""
     answers = _answering(recipe, rows if validation is None else validation, base)
     plan = replace(plan_of(recipe, len(rows)), micro_batch_tokens=_usual_tokens(recipe, rows, base))
-    limit, held = memory_limit(recipe.train.memory_limit, base.model.device), held_memory(base.model.device)
+    limit, held = _memory(recipe, base), held_memory(base.model.device)
     bound = memory_bound(base.model, recipe.method, plan, rows, held, answers=answers, grown=added is not None)
     if bound is None or bound > SAFE_SHARE * limit:
         return ""
@@ -312,7 +344,7 @@ def _shapes(recipe: Recipe, base: LoadedBase, added: AddedTokens | None) -> Shap
     """The model as it will be trained, without numbers. How adapters begin does not change their shape."""
     # Whether a fused layer computes what the original does can only be tried with numbers: on the base, put back after.
     originals = dict(base.model.named_modules())
-    fused = use_fused_layers(base.model) if recipe.train.sharding != "fsdp" else ()
+    fused = use_fused_layers(base.model) if _fused(recipe) else ()
     shapes = Shapes(base.model)
     for name in fused:
         base.model.set_submodule(name, originals[name])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tunesmith.data import check_examples, infer_task, load_examples, make_splits
+from tunesmith.data import check_examples, explain_task, load_examples, make_splits
 from tunesmith.data.checks import Depth, split_leaks
 from tunesmith.data.duplicates import LeakedRow, NearDuplicates, find_near_duplicates
 from tunesmith.data.duplicates.shingles import Tell, silent
@@ -26,7 +26,7 @@ from tunesmith.pipeline.planning import plan_engine
 from tunesmith.pipeline.tokens import rendered, said_bytes, those, token_findings, tokenised
 from tunesmith.recipe.resolve import Choice, Facts, resolve
 from tunesmith.recipe.schema import Data, Recipe, TaskType
-from tunesmith.tasks import fit_task
+from tunesmith.tasks import fit_task, with_samples
 from tunesmith.tasks.types import Task
 from tunesmith.text.numbers import sample_counts
 from tunesmith.text.preview import LengthFacts, length_facts
@@ -66,6 +66,7 @@ class Rows:
     """Rows read and checked, before any model is touched.
 
     `leaks` are the test rows that training or validation holds too: scores are given with and without them.
+    `task_reason`: why the task was taken for this type; empty where the recipe says it.
     """
 
     splits: Splits
@@ -75,6 +76,7 @@ class Rows:
     sources: dict[str, str]
     left_out: int
     leaks: tuple[LeakedRow, ...] = ()
+    task_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,10 @@ def read_data(recipe: Recipe, *, depth: Depth = "usual", listener: Listener | No
     train = loaded["train"].examples
     if not train:
         raise DataFindingsError(findings) if findings else DataError("no rows", where=spec.train)
-    task_type = cast(TaskType, infer_task(train) if wanted == "auto" else wanted)
+    task_type, task_reason = cast(TaskType, wanted), ""
+    if wanted == "auto":
+        inferred, task_reason = explain_task(train, database=recipe.task.database is not None)
+        task_type = cast(TaskType, inferred)
     near: NearDuplicates | None = None
     if depth != "quick" or spec.split.near_duplicates == "together":
         near = find_near_duplicates(train, tell=tell)
@@ -148,7 +153,9 @@ def read_data(recipe: Recipe, *, depth: Depth = "usual", listener: Listener | No
     findings += check_examples(
         train, task_type=task_type, splits=splits, depth=depth, near=near, leaks=leaks, tell=tell
     )
-    return Rows(splits, tuple(findings), task_type, loaded["train"].format, sources, left_out, leaks["test"])
+    return Rows(
+        splits, tuple(findings), task_type, loaded["train"].format, sources, left_out, leaks["test"], task_reason
+    )
 
 
 def _load(spec: Data, path: str | Path, task_type: str) -> LoadResult:
@@ -199,7 +206,7 @@ def prepare(
     renderer = Renderer(base.tokenizer, recipe.base.chat_template)
     splits = rows.splits
     all_rows = [*splits.train, *splits.validation, *splits.test]
-    task = fit_task(recipe.task, rows.task_type, all_rows)
+    task = with_samples(fit_task(recipe.task, rows.task_type, all_rows), recipe.evaluate.samples)
     _refuse_what_does_not_fit(recipe, task)
     looked_at = _thinned(splits.train, task, at_most, base.context)
 
@@ -228,6 +235,7 @@ def prepare(
         has_chat_template=bool(getattr(base.tokenizer, "chat_template", None)),
         metric_default=next(iter(task.metrics)),
         data_format=_format(rows.format, recipe.data),
+        task_reason=rows.task_reason,
     )
     resolved, choices = resolve(recipe, facts)
     limit = int(resolved.train.max_length)

@@ -14,11 +14,12 @@ from tunesmith.errors import RecipeError
 from tunesmith.evaluation.comparison import Comparison
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.inference.types import Generation
+from tunesmith.pipeline.seeds import Seeds
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder
 from tunesmith.tasks.conversation import asking_conversation
 from tunesmith.tasks.types import Task
-from tunesmith.verdict.types import Verdict
+from tunesmith.verdict.types import Forgetting, Verdict
 
 
 class Model:
@@ -93,7 +94,8 @@ class Model:
 class Result:
     """One run, as far as it went.
 
-    `candidates` holds by name what else is known of each: the k really used, latencies, notes.
+    `candidates` holds by name what else is known of each: the k really used, latencies, notes. `forgetting` and `seeds`
+    are None where they were not measured.
     """
 
     folder: RunFolder
@@ -102,6 +104,8 @@ class Result:
     training: Mapping[str, Any] | None
     verdict: Verdict | None
     candidates: Mapping[str, Mapping[str, Any]]
+    forgetting: Forgetting | None = None
+    seeds: Seeds | None = None
 
     @property
     def report(self) -> Path | None:
@@ -116,14 +120,14 @@ class Result:
     @cached_property
     def model(self) -> Model:
         """The tuned model."""
-        from tunesmith.pipeline.run import load_model
+        from tunesmith.pipeline.loading import load_model
 
         return load_model(self.folder, self.recipe, tuned=True)
 
     @cached_property
     def base(self) -> Model:
         """The base as it was before tuning, asked in the same way."""
-        from tunesmith.pipeline.run import load_model
+        from tunesmith.pipeline.loading import load_model
 
         return load_model(self.folder, self.recipe, tuned=False)
 
@@ -146,5 +150,7 @@ class Result:
             "comparison": self.comparison_rows,
             "candidates": {name: dict(facts) for name, facts in self.candidates.items()},
             "training": training,
+            "forgetting": asdict(self.forgetting) if self.forgetting is not None else None,
+            "seeds": self.seeds.to_dict() if self.seeds is not None else None,
             "report": str(self.report) if self.report else None,
         }

@@ -28,7 +28,7 @@ from tunesmith.data.reading import read_rows
 from tunesmith.data.row_readers import RowReader
 from tunesmith.data.types import Content, Example, Finding, Message, Row
 from tunesmith.errors import DataError, RecipeError
-from tunesmith.pipeline.endpoint import Budget, Endpoint
+from tunesmith.inference.endpoint import Budget, Endpoint
 from tunesmith.pipeline.prepare import DataFindingsError, Listener, Rows, read_data
 from tunesmith.pipeline.synthetic import JOURNAL, Kind, collect, paraphrase_requests, teacher_requests
 from tunesmith.pipeline.synthetic_rows import MadeRow, RowForm, Screened, TableForm, row_form, screen

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.data.types import Example
-from tunesmith.pipeline.endpoint import (
+from tunesmith.inference.endpoint import (
     AskError,
     Budget,
     Endpoint,

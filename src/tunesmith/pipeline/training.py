@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 
 from tunesmith.data.types import Example
 from tunesmith.errors import DataError
+from tunesmith.models.compiled_layers import compiled_layers
 from tunesmith.models.forward import LanguageModel
+from tunesmith.models.fp8 import fp8_linears
 from tunesmith.models.load import LoadedBase
 from tunesmith.models.lora import trainable_parameters
 from tunesmith.models.methods import Tuning, attach, load_tuned
@@ -33,14 +36,17 @@ from tunesmith.tasks.conversation import asking_conversation
 from tunesmith.text.templates import choose_template
 from tunesmith.text.types import Group, Sample
 from tunesmith.training import processes
-from tunesmith.training.calibration import TimeForecast, forecast_time, known_calibration
+from tunesmith.training.acceleration import why_no_graphs
+from tunesmith.training.calibration import TimeForecast, cache_folder, forecast_time, known_calibration
+from tunesmith.training.graphs import not_used
 from tunesmith.training.loop import TrainingResult, train
 from tunesmith.training.objectives import BuiltObjective, make_objective, refuse_other_rows
 from tunesmith.training.plan import TrainingPlan
+from tunesmith.training.precision import AUTOCAST
 from tunesmith.training.proof import Proof, after_training, before_training
 from tunesmith.training.resources import memory_limit
 from tunesmith.training.sharding import full_tensors, shard
-from tunesmith.training.step import AUTOCAST, DivergenceError
+from tunesmith.training.step import DivergenceError
 from tunesmith.training.trackers import Tracker, open_trackers
 from tunesmith.training.trunk_cache import trunk_cache
 from tunesmith.training.utilisation import Utilisation
@@ -51,6 +57,8 @@ _MEMORY_ONLY = {"micro_batch_tokens", "recompute", "memory_limit"}
 """Settings of `train` that change what is in memory, and not what is learnt."""
 _ZERO_AT_FIRST = ("lora", "bottleneck")
 """Kinds of tuning that change nothing at first: switched off, the model is what it was before its first step."""
+_READ_EVERY = 16
+"""Steps after which loss and gradient norm are read from a GPU at the latest."""
 _PROBES = 4
 """Prompts whose answers are compared between base, tuned and reloaded model."""
 
@@ -228,9 +236,14 @@ def _train(
     """
     model, plan = LanguageModel(job.base.model), training_plan(job)
     plan = replace(plan, recompute_layers=recomputed_layers(job.recipe, job.base, model.frozen_layers))
+    if model.device.type == "cuda":
+        plan = replace(plan, read_every=_READ_EVERY)
     if model.draws_chance:  # a shared beginning would get one draw for all its documents
         plan = replace(plan, share_prefixes=False)
     spec = job.recipe.train
+    if plan.cuda_graphs and (reason := why_no_graphs(job.recipe, job.base.model, job.rows)):
+        tell(not_used(reason))
+        plan = replace(plan, cuda_graphs=False)
     sharded = spec.sharding == "fsdp"
     if sharded:
         model = shard(model, cpu_offload=spec.cpu_offload)
@@ -248,21 +261,34 @@ def _train(
         )
         model.use_trunk_cache(cache)
         cached = cache.bytes
-    tell({"kind": "engine", "fused_layers": fused, "trunk_cache_bytes": cached})
     forecast = _forecast(job, model, plan)
     score = None if sharded else job.score
-    result = train(
-        model,
-        job.rows,
-        plan,
-        folder / "checkpoints",
-        validation=job.validation,
-        score=None if score is None else lambda: processes.first_only(score),
-        objective=objective,
-        listener=tell,
-        identity=job.base.weights_sha256,
-        memory_limit=memory_limit(spec.memory_limit) if model.device.type == "cpu" else None,
-    )
+    with ExitStack() as stack:
+        eighths = stack.enter_context(fp8_linears(model.model)).replaced if plan.precision == "fp8" else ()
+        compiled = 0
+        if spec.compile == "on":
+            compiled = stack.enter_context(compiled_layers(model, cache_folder() / "compiled")).layers
+        tell(
+            {
+                "kind": "engine",
+                "fused_layers": fused,
+                "trunk_cache_bytes": cached,
+                "compiled_layers": compiled,
+                "fp8_layers": len(eighths),
+            }
+        )
+        result = train(
+            model,
+            job.rows,
+            plan,
+            folder / "checkpoints",
+            validation=job.validation,
+            score=None if score is None else lambda: processes.first_only(score),
+            objective=objective,
+            listener=tell,
+            identity=job.base.weights_sha256,
+            memory_limit=memory_limit(spec.memory_limit) if model.device.type == "cpu" else None,
+        )
     if forecast is not None and result.seconds:
         error = estimate_error(forecast, steps=result.steps, seconds=result.seconds)
         RunFolder(folder).update_manifest(estimate=error)

@@ -20,6 +20,7 @@ def check_values(recipe: Recipe) -> list[Problem]:
         *_lists(recipe),
         *_method(recipe),
         *_train(recipe),
+        *_evaluate(recipe),
     ]
 
 
@@ -53,7 +54,8 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data.columns.second is not None:
         known = set(PAIR_METRICS)
     fields = task.type in ("extraction", "auto") and wanted.startswith("f1.")
-    if wanted != "auto" and wanted not in known | set(task.metrics) and not fields:
+    tries = task.type in ("code", "auto") and recipe.evaluate.samples > 1 and re.fullmatch(r"pass_at_[1-9]\d*", wanted)
+    if wanted != "auto" and wanted not in known | set(task.metrics) and not fields and not tries:
         names = [*sorted(known), *task.metrics]
         near = difflib.get_close_matches(wanted, names, n=1)
         yield Problem(
@@ -110,7 +112,8 @@ def _split(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _lists(recipe: Recipe) -> Iterator[Problem]:
-    ks = {"evaluate.few_shot_k": recipe.evaluate.few_shot_k, "evaluate.retrieval_k": recipe.evaluate.retrieval_k}
+    names = ("few_shot_k", "retrieval_k", "documents_k")
+    ks = {f"evaluate.{name}": getattr(recipe.evaluate, name) for name in names}
     for key, numbers in ks.items():
         if not numbers or min(numbers) < 1:
             yield Problem(key, f"{numbers} is not allowed", expected="at least one integer, each at least 1")
@@ -181,3 +184,33 @@ def _train(recipe: Recipe) -> Iterator[Problem]:
     pair = recipe.data.columns.second is not None
     if train.objective == "contrastive" and not pair:
         yield Problem("data.columns.second", "missing", expected="the column with the second text of a pair")
+
+
+_CLOSED_FORMS = ("classification", "ordinal", "multi_label", "extraction", "token_classification")
+_ONE_LABEL = ("classification", "ordinal")
+
+
+def _evaluate(recipe: Recipe) -> Iterator[Problem]:
+    evaluate, task = recipe.evaluate, recipe.task.type
+    if evaluate.decoding != "auto":
+        ways = evaluate.decoding
+        if not ways or len(set(ways)) != len(ways):
+            yield Problem("evaluate.decoding", f"{ways} is not allowed", expected="auto, or distinct ways to answer")
+        for way, kinds in (("grammar", _CLOSED_FORMS), ("scored", _ONE_LABEL)):
+            if way in ways and task not in (*kinds, "auto"):
+                yield Problem("evaluate.decoding", f"{way} has no meaning for {task}", expected=" | ".join(kinds))
+    if not evaluate.few_shot_choice:
+        yield Problem("evaluate.few_shot_choice", "empty", expected="at least one of diverse, fixed")
+    if evaluate.samples > 1 and task not in ("code", "auto"):
+        yield Problem("evaluate.samples", f"has no meaning for task.type {task}", expected="task.type: code")
+    if not evaluate.forgetting:
+        for key in ("perplexity_rise", "skill_loss"):
+            if getattr(recipe.verdict, key) is not None:
+                yield Problem(
+                    f"verdict.{key}", "nothing is measured to hold it against", expected="evaluate.forgetting"
+                )
+    for name in recipe.remotes:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            yield Problem(f"remotes.{name}", "not a name", expected="letters, digits and _, a letter first")
+    if evaluate.seeds > 1 and recipe.data.columns.second is not None:
+        yield Problem("evaluate.seeds", "pairs of texts are trained and not evaluated", expected="1")

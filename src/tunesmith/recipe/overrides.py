@@ -84,12 +84,14 @@ def _wrong_besides(data: Mapping[str, Any], known: Container[str]) -> list[Probl
 def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a recipe's mapping made absolute, counted from `folder`.
 
-    Data files, the file of an objective and those of a task always are paths (of `FILE#PART` what stands before the
-    mark, of an address with `://` nothing); a base model, a teacher and a chat template are where they begin with `.`,
-    `/` or `~`, or name something that exists in the folder, as they may be a name instead.
+    Data files, documents, the file of an objective and those of a task always are paths (of `FILE#PART` what stands
+    before the mark, of an address with `://` nothing); a base model, an encoder, a teacher and a chat template are
+    where they begin with `.`, `/` or `~`, or name something that exists in the folder, as they may be a name instead.
     """
     result = copy.deepcopy(dict(data))
-    for section, name in (("data", "train"), ("data", "validation"), ("data", "test")):
+    sources = ("train", "validation", "test", "documents")
+    places = [("data", name) for name in sources] + [("evaluate", "general_text"), ("evaluate", "general_instructions")]
+    for section, name in places:
         inner = result.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(name), str):
             inner[name] = _absolute_source(inner[name], folder)
@@ -103,6 +105,10 @@ def resolve_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             # A folder that happens to be called `plain` does not hide the template of that name.
             if isinstance(value, str) and _is_path(value, folder, file=name == "chat_template"):
                 base[name] = str(_absolute(value, folder))
+    evaluate = result.get("evaluate")
+    encoder = evaluate.get("embedding_model") if isinstance(evaluate, dict) else None
+    if isinstance(evaluate, dict) and isinstance(encoder, str) and _is_path(encoder, folder, file=False):
+        evaluate["embedding_model"] = str(_absolute(encoder, folder))
     train = result.get("train")
     if isinstance(train, dict):
         file, colon, name = str(train.get("objective", "")).rpartition(":")

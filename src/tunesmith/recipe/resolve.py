@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunesmith.recipe.schema import MetricName, Recipe, TaskType
+from tunesmith.recipe.schema import ONE_LABEL, MetricName, Recipe, TaskType
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class Facts:
     """What is known before training: of the data (rows, tokens), the base (parameters, context) and the machine.
 
     `longest_answer_tokens` counts the expected answers of all splits. `labels` is empty unless the task is a
-    classification, `answer_form` None unless it is an extraction. `data_format` and `encoding` are what reading found.
+    classification, `answer_form` None unless it is an extraction. `data_format` and `encoding` are what reading found,
+    `task_reason` why the rows were taken for their task.
     """
 
     task_type: TaskType
@@ -37,6 +38,7 @@ class Facts:
     metric_default: MetricName
     data_format: str | None = None
     encoding: str | None = None
+    task_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
     """A recipe without `auto` and the choices made, in the order of the recipe.
 
     Engine settings that need the loaded base (precision, tokens at once, recomputation, kept states) stay `auto`, to be
-    settled by who has it. What does not apply stays `auto` too: labels without a classification, the answer's form
+    settled by who has it. What does not apply stays `auto` too: labels where an answer is not one of them, the form
     without an extraction, format and encoding where `facts` do not know them. Later decisions see earlier ones.
     """
     choices: list[Choice] = []
@@ -107,13 +109,15 @@ def _metric(_: Recipe, facts: Facts) -> tuple[Any, str]:
 
 
 def _task_type(_: Recipe, facts: Facts) -> tuple[Any, str]:
-    return facts.task_type, "from the expected answers"
+    return facts.task_type, facts.task_reason or "from the expected answers"
 
 
 def _labels(_: Recipe, facts: Facts) -> tuple[Any, str] | None:
-    if facts.task_type != "classification":
-        return None
-    return list(facts.labels), f"the {len(facts.labels)} distinct answers in the data"
+    if facts.task_type == "classification":
+        return list(facts.labels), f"the {len(facts.labels)} distinct answers in the data"
+    if facts.task_type == "ordinal":
+        return list(facts.labels), f"the {len(facts.labels)} numbers in the data, by size"
+    return None
 
 
 def _answer_form(_: Recipe, facts: Facts) -> tuple[Any, str] | None:
@@ -131,7 +135,7 @@ def _encoding(_: Recipe, facts: Facts) -> tuple[Any, str] | None:
 
 
 def _split_method(_: Recipe, facts: Facts) -> tuple[Any, str]:
-    if facts.task_type == "classification":
+    if facts.task_type in ONE_LABEL:
         return "stratified", "every part gets every label in its share"
     return "random", f"{facts.task_type} has no labels to stratify by"
 
@@ -200,6 +204,12 @@ def _max_new_tokens(_: Recipe, facts: Facts) -> tuple[Any, str]:
     return wanted, f"the longest expected answer has {facts.longest_answer_tokens} tokens, and a quarter more"
 
 
+def _decoding(_: Recipe, facts: Facts) -> tuple[Any, str]:
+    if facts.task_type in ONE_LABEL:
+        return ["free", "scored"], "labels can be scored, which also gives their probabilities"
+    return ["free"], f"a {facts.task_type} has no list of labels to score"
+
+
 _DECISIONS: dict[str, Decision] = {
     "goal.metric": _metric,
     "task.type": _task_type,
@@ -216,6 +226,7 @@ _DECISIONS: dict[str, Decision] = {
     "train.learning_rate": _learning_rate,
     "train.max_length": _max_length,
     "evaluate.max_new_tokens": _max_new_tokens,
+    "evaluate.decoding": _decoding,
 }
 
 

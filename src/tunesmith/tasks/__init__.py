@@ -1,7 +1,7 @@
 """Tasks: how a model is asked, how its answers are read and scored. docs/tasks.md lists them."""
 
 from tunesmith.tasks.classification import Classification
-from tunesmith.tasks.code import Code, pass_at_k
+from tunesmith.tasks.code import Code, pass_at_k, with_samples
 from tunesmith.tasks.conversation import answer_message, asking_conversation, training_conversation
 from tunesmith.tasks.custom import CustomMetric
 from tunesmith.tasks.extraction import Extraction
@@ -49,4 +49,5 @@ __all__ = [
     "slices_of",
     "task_record",
     "training_conversation",
+    "with_samples",
 ]

@@ -11,7 +11,7 @@ from tunesmith.data.types import Example
 from tunesmith.tasks.answers import without_closing
 from tunesmith.tasks.custom import CustomMetric
 from tunesmith.tasks.metrics import by_name
-from tunesmith.tasks.types import Metric
+from tunesmith.tasks.types import AnswerForm, Metric
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class TaskBase:
         """The value in an answer to `example`; most answers say all by themselves."""
         return self.parse(text)
 
+    def read_samples(self, texts: Sequence[str], example: Example) -> Any | None:
+        """The value of several answers to `example`; most tasks look at the greedy one, the first."""
+        return self.read(texts[0], example)
+
     def target(self, example: Example) -> Any:
         """The value in an example's expected answer."""
         raise NotImplementedError
@@ -56,6 +60,10 @@ class TaskBase:
     def reply(self, expected: str) -> str:
         """What a model is to learn to say where a row expects `expected`."""
         return expected
+
+    def answer_form(self, example: Example) -> AnswerForm | None:
+        """The form to which an answer can be held; none by default."""
+        return None
 
     def slices(self, example: Example) -> Mapping[str, str]:
         """The groups of rows this one belongs to, by the name of the division; none by default."""

@@ -14,7 +14,7 @@ from tunesmith.data.types import Example
 from tunesmith.tasks.answers import bad_answer, without_closing
 from tunesmith.tasks.base import TaskBase
 from tunesmith.tasks.metrics import MeanMetric, ratio
-from tunesmith.tasks.types import FloatArray, Metric
+from tunesmith.tasks.types import AnswerForm, FloatArray, Metric
 
 DEFAULT_INSTRUCTION = "Classify the input."
 _QUOTES = "\"'`“”‘’„«»"
@@ -65,6 +65,10 @@ class Classification(TaskBase):
                 if found:
                     return found[0] if len(found) == 1 else None
         return None
+
+    def answer_form(self, example: Example) -> AnswerForm:
+        """One of the labels."""
+        return AnswerForm(self.labels, closing=self.closing)
 
     def slices(self, example: Example) -> Mapping[str, str]:
         """Rows by their label."""

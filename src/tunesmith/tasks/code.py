@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,13 +14,14 @@ import numpy as np
 from tunesmith.data.types import Example
 from tunesmith.tasks.answers import bad_answer, without_closing
 from tunesmith.tasks.base import TextTask
-from tunesmith.tasks.metrics import MeanMetric
+from tunesmith.tasks.metrics import ItemMean, MeanMetric, by_name
 from tunesmith.tasks.sandbox import run_python
-from tunesmith.tasks.types import Metric
+from tunesmith.tasks.types import FloatArray, Metric, Task
 
 _FENCE = re.compile(r"```(?:[A-Za-z0-9+]*)\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 _TRIED_SOLUTIONS = 20
+_USUAL_K = (5, 10, 25, 50, 100)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Code(TextTask):
 
     The expected answer is a JSON object of columns (`data.columns.answer: [code, test_list]`): the first is the
     solution, which is learnt; the others hold tests, as one text or a list of statements. Columns whose name has
-    `setup` or `import` run before the answer, the others after it.
+    `setup` or `import` run before the answer, the others after it. `samples` answers are drawn beside the greedy one
+    where they are more than one; what was read is then a list, the greedy answer first.
     """
 
     run_code: bool = False
     time_limit: float = 5.0
+    samples: int = 1
     name: ClassVar[str] = "code"
     default_instruction: ClassVar[str] = "Write Python code."
     answer_wording: ClassVar[str] = "Reply with the code only."
@@ -47,11 +50,24 @@ class Code(TextTask):
             return (exact, valid)
         return (MeanMetric("pass_at_1", binary=True, score=self._passes), valid, exact)
 
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Every metric is of the greedy answer, but for pass@k of the drawn ones, where there are any."""
+        of_one: list[Metric] = [*self.own_metrics, *self.custom]
+        if self.samples < 2:
+            return by_name(*of_one)
+        tries = [PassAtK(k, self.time_limit) for k in ks(self.samples)] if self.run_code else []
+        return by_name(*(OfGreedy(metric) for metric in of_one), *tries)
+
     def parse(self, text: str) -> str:
         """The code in an answer: what stands in its first code fence, else all of it."""
         bare = without_closing(text, self.closing)
         fenced = _FENCE.search(bare)
         return (fenced.group(1) if fenced else bare).strip("\n")
+
+    def read_samples(self, texts: Sequence[str], example: Example) -> list[str]:
+        """The code in each answer."""
+        return [self.parse(text) for text in texts]
 
     def target(self, example: Example) -> dict[str, Any]:
         """The solution, and the code that runs before and after it. Raises `DataError` for an answer without these."""
@@ -96,6 +112,59 @@ class Code(TextTask):
 
     def _passes(self, answer: str, target: Mapping[str, str]) -> float:
         return pass_at_k(1, int(_passes(_parts(target, answer), self.time_limit)), 1)
+
+
+@dataclass(frozen=True)
+class OfGreedy:
+    """A metric of the first of several answers; of the only one where none was drawn."""
+
+    metric: Metric
+
+    @property
+    def name(self) -> str:
+        return self.metric.name
+
+    @property
+    def binary(self) -> bool:
+        """As the metric itself."""
+        return self.metric.binary
+
+    def statistics(self, parsed: Sequence[Any], expected: Sequence[Any]) -> FloatArray:
+        """Those of the metric."""
+        return self.metric.statistics([one[0] if isinstance(one, list) else one for one in parsed], expected)
+
+    def finish(self, sums: FloatArray) -> FloatArray:
+        """As the metric does."""
+        return self.metric.finish(sums)
+
+    def item(self, statistics: FloatArray) -> FloatArray:
+        """As the metric does."""
+        return self.metric.item(statistics)
+
+
+class PassAtK(ItemMean):
+    """pass@k of the drawn answers. A candidate that always says the same has one answer, and k tries do not help it."""
+
+    binary = False
+
+    def __init__(self, k: int, time_limit: float) -> None:
+        self.k, self.name, self._time_limit = k, f"pass_at_{k}", time_limit
+        self.score = self._of_row
+
+    def _of_row(self, answer: str | list[str], target: Mapping[str, str]) -> float:
+        drawn = answer[1:] if isinstance(answer, list) else [answer]
+        right = sum(_passes(_parts(target, one), self._time_limit) for one in drawn)
+        return pass_at_k(len(drawn), right, min(self.k, len(drawn)))
+
+
+def ks(samples: int) -> tuple[int, ...]:
+    """The numbers of tries for which pass@k is told where so many answers are drawn."""
+    return (*(k for k in _USUAL_K if k < samples), samples)
+
+
+def with_samples(task: Task, samples: int) -> Task:
+    """The task when so many answers are drawn for every row; only code is told apart by them."""
+    return replace(task, samples=samples) if isinstance(task, Code) else task
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

@@ -16,11 +16,12 @@ from tunesmith.errors import RecipeError
 from tunesmith.tasks.answers import bad_answer
 from tunesmith.tasks.base import TaskBase
 from tunesmith.tasks.metrics import MeanMetric, ratio
-from tunesmith.tasks.types import FloatArray, Metric
+from tunesmith.tasks.types import AnswerForm, FloatArray, Metric
 
 DEFAULT_INSTRUCTION = "Extract the requested information from the input as JSON."
 Form = Literal["list", "object"]
 Item = tuple[str, str]
+_SCALARS = ["string", "number", "boolean"]
 MOST_FIELDS = 12
 """Fields of an object that get an F1 of their own."""
 
@@ -90,6 +91,19 @@ class Extraction(TaskBase):
     def _validator(self) -> Any:
         assert self.json_schema is not None
         return schema_validator(self.json_schema)
+
+    def answer_form(self, example: Example) -> AnswerForm:
+        """JSON that keeps the task's schema; without one, JSON of the form and with the fields that the data has."""
+        schema = self._form_seen if self.json_schema is None else json.loads(self.json_schema)
+        return AnswerForm(json_schema=schema, closing=self.closing)
+
+    @cached_property
+    def _form_seen(self) -> dict[str, Any]:
+        """A schema of the form: any of the known fields with any values, in the order in which they occur."""
+        fields = {"type": "object", "properties": {key: {} for key in self.keys}, "additionalProperties": not self.keys}
+        if self.form == "object":
+            return fields
+        return {"type": "array", "items": fields if self.elements == "object" else {"type": _SCALARS}}
 
     def slices(self, example: Example) -> Mapping[str, str]:
         """Rows by how many items are expected."""

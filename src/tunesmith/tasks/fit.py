@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tunesmith.data.task_signs import known_order
 from tunesmith.data.types import Example
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipe.schema import Task as TaskSpec
@@ -162,23 +164,28 @@ def _multi_label(spec: TaskSpec, examples: Sequence[Example]) -> MultiLabel:
 
 def _ordinal(spec: TaskSpec, examples: Sequence[Example]) -> Ordinal:
     """Labels in the recipe's order; `auto` orders numbers by size and refuses texts, whose order nobody knows."""
-    if spec.labels != "auto":
-        labels = list(spec.labels)
-    else:
-        labels = sorted({example.expected.strip() for example in examples})
-        try:
-            labels.sort(key=float)
-        except ValueError as error:
-            raise RecipeError(
-                f"the order of the labels is not known: {', '.join(labels[:10])}",
-                where="task.labels",
-                expected="the labels from least to most",
-                fix="list them in task.labels",
-            ) from error
+    labels = _by_size(sorted({e.expected.strip() for e in examples})) if spec.labels == "auto" else list(spec.labels)
     task = Ordinal(tuple(labels), spec.instruction, closing_text(examples))
     for example in examples:
         task.target(example)
     return task
+
+
+def _by_size(labels: Sequence[str]) -> list[str]:
+    """Labels that are different numbers, by size. Raises `RecipeError` for others, as their order must be given."""
+    try:
+        numbers = {label: float(label) for label in labels}
+    except ValueError:
+        numbers = {}
+    if not all(map(math.isfinite, numbers.values())) or len(set(numbers.values())) < len(labels):
+        known = known_order(labels)
+        raise RecipeError(
+            f"the order of the labels is not known: {', '.join(labels[:10])}",
+            where="task.labels",
+            expected="the labels from least to most, or labels that are different numbers",
+            fix=f"list them in task.labels, such as [{known}]" if known is not None else "list them in task.labels",
+        )
+    return sorted(labels, key=lambda label: numbers[label])
 
 
 def _regression(spec: TaskSpec, examples: Sequence[Example]) -> Regression:

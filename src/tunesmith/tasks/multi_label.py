@@ -16,7 +16,7 @@ from tunesmith.tasks.answers import bad_answer, without_closing
 from tunesmith.tasks.base import TextTask
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.metrics import MeanMetric, ratio
-from tunesmith.tasks.types import FloatArray, Metric
+from tunesmith.tasks.types import AnswerForm, FloatArray, Metric
 
 _NONE = frozenset({"", "none", "[]"})
 
@@ -70,6 +70,15 @@ class MultiLabel(TextTask):
                 fix="correct the row, or add the label to task.labels",
             )
         return found
+
+    def answer_form(self, example: Example) -> AnswerForm:
+        """Any of the labels, written as in the data; one that is named twice counts once."""
+        if self.written == "list":
+            one = {"enum": list(self.labels)}
+            return AnswerForm(
+                json_schema={"type": "array", "items": one, "maxItems": len(self.labels)}, closing=self.closing
+            )
+        return AnswerForm(self.labels, closing=self.closing, separator=self.separator, none="none")
 
     def slices(self, example: Example) -> Mapping[str, str]:
         """Rows by how many labels they have."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tunesmith.data.formats.squad import NO_ANSWER
 from tunesmith.data.types import Example
 from tunesmith.tasks.answers import references, without_closing
 from tunesmith.tasks.base import TextTask
@@ -17,8 +18,6 @@ from tunesmith.tasks.metrics import MeanMetric
 from tunesmith.tasks.types import Metric
 from tunesmith.tasks.words import is_unspaced, words
 
-NO_ANSWER = "unanswerable"
-"""What is learnt and asked for where a passage does not answer."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 

@@ -16,7 +16,7 @@ from tunesmith.tasks.answers import bad_answer, without_closing
 from tunesmith.tasks.base import TextTask
 from tunesmith.tasks.extraction import EntityF1
 from tunesmith.tasks.metrics import ratio
-from tunesmith.tasks.types import FloatArray, Metric
+from tunesmith.tasks.types import AnswerForm, FloatArray, Metric
 
 Scheme = Literal["IOB2", "IOBES"]
 Entity = tuple[str, int, int]
@@ -38,10 +38,24 @@ class TokenClassification(TextTask):
     @property
     def full_instruction(self) -> str:
         """The instruction, the form of the answer, and the tags."""
-        marks = "BI" if self.scheme == "IOB2" else "BIES"
-        tags = ["O", *(f"{mark}-{kind}" for kind in self.types for mark in marks)]
         lead = self.instruction or self.default_instruction
-        return f"{lead}\nAnswer with one tag per token, in order, separated by spaces. The tags are: {' '.join(tags)}"
+        tags = " ".join(self._tags())
+        return f"{lead}\nAnswer with one tag per token, in order, separated by spaces. The tags are: {tags}"
+
+    def answer_form(self, example: Example) -> AnswerForm | None:
+        """Tags between spaces, or in a JSON list, as the data has them; None where lines hold tokens beside tags."""
+        bare = example.expected.strip()
+        tags = self._tags(bilou=any(tag[0] in "LU" for tag in self.target(example)))
+        if bare.startswith("["):
+            one = {"enum": list(tags)}
+            return AnswerForm(json_schema={"type": "array", "items": one, "minItems": 1}, closing=self.closing)
+        if not all(TAG.fullmatch(word) for word in bare.split()):
+            return None
+        return AnswerForm(tags, closing=self.closing, separator=" " if "\n" not in bare else "\n")
+
+    def _tags(self, bilou: bool = False) -> tuple[str, ...]:
+        marks = "BI" if self.scheme == "IOB2" else "BILU" if bilou else "BIES"
+        return ("O", *(f"{mark}-{kind}" for kind in self.types for mark in marks))
 
     @property
     def own_metrics(self) -> Sequence[Metric]:

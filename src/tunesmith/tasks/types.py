@@ -8,6 +8,7 @@ them all: resampling items is re-weighting the sums (see `evaluation/statistics.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,22 @@ class Metric(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """The closed form of an answer: exactly one of `choices`, or JSON that keeps `json_schema`; one of the two is set.
+
+    With a `separator` any number of the choices may stand in a row with this text between them, or `none` in their
+    place where that is a text. `closing` is the text that a template puts after every answer, which a tuned model says
+    too.
+    """
+
+    choices: tuple[str, ...] = ()
+    json_schema: Mapping[str, Any] | None = None
+    closing: str = ""
+    separator: str | None = None
+    none: str | None = None
+
+
 class Task(Protocol):
     """One kind of task, already fitted to the data (labels, answer form)."""
 
@@ -71,8 +88,16 @@ class Task(Protocol):
         """`parse`, and where a metric needs it, what the answer has to do with the input of `example`."""
         ...
 
+    def read_samples(self, texts: Sequence[str], example: Example) -> Any | None:
+        """The value of several answers to `example`, the greedy one first, for metrics of several tries."""
+        ...
+
     def reply(self, expected: str) -> str:
         """What a model is to learn to say where a row expects `expected`: of several references the first."""
+        ...
+
+    def answer_form(self, example: Example) -> AnswerForm | None:
+        """The form to which an answer can be held while it is written; None where answers are free."""
         ...
 
     def slices(self, example: Example) -> Mapping[str, str]:

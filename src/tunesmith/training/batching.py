@@ -26,7 +26,8 @@ class Batch:
 
     ids: [T] int64, the stream. weights: [T] float32, the weight with which predicting token t from the token before it
     counts, summed over the documents that share it. previous: [T] int64, stream place of the token before t in its
-    document; 0 where there is none (the weight is 0 there). packing: where documents lie.
+    document; 0 where there is none (the weight is 0 there). learnt: [S] int64, the places whose weight is not zero.
+    packing: where documents lie.
     spans: per document, the stream places of the prefix it shares (empty: none) and of its own tokens (empty: the
     prefix is all of it). rows: the documents' samples, in the order of `spans`.
     groups: per group, the documents that belong together; () where there are none. labels: [G] float32, or None.
@@ -35,6 +36,7 @@ class Batch:
     ids: Tensor
     weights: Tensor
     previous: Tensor
+    learnt: Tensor
     packing: Packing
     spans: tuple[tuple[slice, slice], ...]
     rows: tuple[Sample, ...]
@@ -71,10 +73,12 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", *, share_pr
         weights[prefix] += document.weights[:shared]
         weights[own] += document.weights[shared:]
     labels = _labels(rows)
+    counted = weights.astype(np.float32)
     return Batch(
         ids=torch.from_numpy(layout.ids).to(device),
-        weights=torch.from_numpy(weights.astype(np.float32)).to(device),
+        weights=torch.from_numpy(counted).to(device),
         previous=torch.from_numpy(layout.previous).to(device),
+        learnt=torch.from_numpy(np.flatnonzero(counted)).to(device),
         packing=Packing.of(layout.lengths, device, layout.continued),
         spans=layout.spans,
         rows=tuple(documents),

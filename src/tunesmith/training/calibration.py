@@ -19,14 +19,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.lora import trainable_parameters
+from tunesmith.ops.fp8 import ACTIVATION, encode, product8
 from tunesmith.ops.product import product
 from tunesmith.runs.atomic import write_json
 from tunesmith.text.types import Group, Sample
@@ -149,13 +152,13 @@ def forecast_time(
 
 
 def measured_gemm_rate(precision: str, device: torch.device | str = "cpu", *, fresh: bool = False) -> float:
-    """Operations per second of large matrix products in fp32, bf16 or fp16: the ceiling that MFU is a share of."""
+    """Operations per second of large matrix products in fp32, bf16, fp16 or fp8: the ceiling that MFU is a share of."""
     kind = torch.device(device).type
     key = f"products {_machine(kind)} {precision}"
     known = _read().get(key)
     if known is not None and not fresh:
         return float(known)
-    rate = _time_products(_DTYPES[precision], torch.device(device), _PRODUCT_SIZES[kind])
+    rate = _time_products(precision, torch.device(device), _PRODUCT_SIZES[kind])
     _keep(key, rate)
     return rate
 
@@ -283,17 +286,22 @@ def _streams(rows: Sequence[Row], plan: TrainingPlan) -> Iterator[tuple[list[Row
     return streams(learnt, plan.micro_batch_tokens, share_prefixes=plan.share_prefixes)
 
 
-def _time_products(dtype: torch.dtype, device: torch.device, size: int) -> float:
+def _time_products(precision: str, device: torch.device, size: int) -> float:
     """The best of several products of two square matrices, in operations per second."""
     generator = torch.Generator(device).manual_seed(0)
-    x, weight = (torch.randn(size, size, generator=generator, device=device).to(dtype) for _ in "xw")
+    x, weight = (torch.randn(size, size, generator=generator, device=device) for _ in "xw")
+    if precision == "fp8":
+        left, right = encode(x, ACTIVATION), encode(weight, ACTIVATION)
+        multiply: Callable[[], Tensor] = partial(product8, left, right, torch.bfloat16)
+    else:
+        multiply = partial(product, x.to(_DTYPES[precision]), weight.to(_DTYPES[precision]))
     best = math.inf
     began = time.monotonic()
     while time.monotonic() - began < 0.5 or best == math.inf:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
-        product(x, weight)
+        multiply()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)

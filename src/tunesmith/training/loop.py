@@ -23,12 +23,13 @@ from tunesmith.text.types import Group
 from tunesmith.training import checkpoint, processes
 from tunesmith.training.batching import RowOrder
 from tunesmith.training.checkpoint import Progress
+from tunesmith.training.graphs import make_graphs
 from tunesmith.training.objectives import BuiltObjective, Objective, cross_entropy
 from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.resources import HeapWatch, keep_freed_memory, peak_memory, reset_peak_memory
 from tunesmith.training.sharding import ShardedModel
-from tunesmith.training.step import DivergenceError, Row, StepFacts, Stepper, mean_loss
+from tunesmith.training.step import DivergenceError, Row, Started, StepFacts, Stepper, mean_loss
 
 Listener = Callable[[dict[str, Any]], None]
 Score = Callable[[], Mapping[str, float]]
@@ -106,21 +107,24 @@ class _Training:
         kept: dict[str, torch.Tensor] = {**self.parameters}
         if isinstance(objective, BuiltObjective):
             self.parameters |= objective.parameters()
-        self.optimizer = make_optimizer(self.parameters, plan, flat=False if plan.optimizer_in_backward else None)
+        flat = False if plan.optimizer_in_backward else True if plan.cuda_graphs else None
+        self.optimizer = make_optimizer(self.parameters, plan, flat=flat)
         if isinstance(
             objective, BuiltObjective
         ):  # after the optimiser, which moves what is trained to memory of its own
             kept |= objective.state()
         self.order = RowOrder(len(rows), plan.batch_size, plan.seed, plan.shuffle)
-        self.stepper = Stepper(model, self.optimizer, plan, objective, self._tell)
         torch.manual_seed(plan.seed)
         folder.mkdir(parents=True, exist_ok=True)
         self.state = checkpoint.State(kept, self.optimizer, identity, sharded=isinstance(model, ShardedModel))
         self.progress = checkpoint.load_latest(folder, self.state) or Progress()
+        graphs = make_graphs(model, plan, objective, rows, listener)
+        self.stepper = Stepper(model, self.optimizer, plan, objective, self._tell, graphs)
         self.stepper.streams = min(self.stepper.streams, self.progress.streams or self.stepper.streams)
         if self.stepper.scaler is not None and self.progress.scaler is not None:
             self.stepper.scaler.load_state_dict(self.progress.scaler)
         self.saved_at = self.told_at = time.monotonic()
+        self.started: list[Started] = []
         self.untold: list[StepFacts] = []
 
     def run(self) -> TrainingResult:
@@ -157,29 +161,40 @@ class _Training:
         """A step, and what is due after it."""
         plan, progress = self.plan, self.progress
         began = time.monotonic()
-        rows = [self.rows[i] for i in self.order.of_step(progress.step)]
-        try:
-            facts = self.stepper.step(rows, progress.step)
-        except DivergenceError:
-            self._save()  # no weight was changed: what was learnt before is kept
-            raise
+        number = progress.step + len(self.started)
+        self.started.append(self.stepper.start([self.rows[i] for i in self.order.of_step(number)], number))
         if self.heap is not None:
             self.heap.after_step()
+        last = number + 1 == plan.steps
+        evaluating = bool(plan.evaluate_every) and (last or (number + 1) % plan.evaluate_every == 0)
+        telling = evaluating or last or number == 0 or time.monotonic() - self.told_at >= _LOG_SECONDS
+        due = time.monotonic() - self.saved_at > plan.checkpoint_seconds
+        if telling or due or len(self.started) >= self.stepper.read_every:
+            self._read()
         progress.seconds += time.monotonic() - began
-        self.untold.append(facts)
-        progress.step += 1
-        progress.tokens += facts.tokens
-        progress.computed += facts.computed_tokens
-        progress.supervised += sum(row.supervised for row in rows)
-        last = progress.step == plan.steps
-        evaluating = bool(plan.evaluate_every) and (last or progress.step % plan.evaluate_every == 0)
-        if evaluating or last or progress.step == 1 or time.monotonic() - self.told_at >= _LOG_SECONDS:
-            self._log(facts)
+        if telling:
+            self._log(self.untold[-1])
         if evaluating:
             self._evaluate()
-        due = time.monotonic() - self.saved_at > plan.checkpoint_seconds
+        due = due or (not self.started and time.monotonic() - self.saved_at > plan.checkpoint_seconds)
         if last or progress.stopped_early or evaluating or due:
             self._save()
+
+    def _read(self) -> None:
+        """Wait for the steps that were started, and count them."""
+        progress, started = self.progress, self.started
+        self.started = []
+        for step in started:
+            try:
+                facts = self.stepper.read(step)
+            except DivergenceError:
+                self._save()  # no weight was changed by it: what was learnt before is kept
+                raise
+            self.untold.append(facts)
+            progress.step += 1
+            progress.tokens += facts.tokens
+            progress.computed += facts.computed_tokens
+            progress.supervised += sum(row.supervised for row in step.rows)
 
     def _log(self, facts: StepFacts) -> None:
         progress = self.progress

@@ -34,8 +34,8 @@ from tunesmith.training.batching import Batch, collate
 from tunesmith.training.objectives import BuiltObjective, Objective
 from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
+from tunesmith.training.precision import precision
 from tunesmith.training.recompute import recompute_layers
-from tunesmith.training.step import precision
 
 _CUTS = (256, 512)
 """Tokens of the two short streams that a real model runs on where shapes are not enough."""

@@ -13,7 +13,8 @@ class TrainingPlan:
 
     `select_by` "last" keeps the last weights and never stops early, as training from scratch wants it. `precision`
     is that of matrix products: bf16 and fp16 are `torch.autocast` over weights of at least fp32, or simply what weights
-    held in that type compute in.
+    held in that type compute in; fp8 is bf16 with linear layers in 8 bits (`ops.fp8`). `read_every`: steps after which
+    numbers are read from the device at the latest; until then it is never waited for.
     """
 
     steps: int
@@ -35,13 +36,15 @@ class TrainingPlan:
     metric: str | None = None
     keep_checkpoints: int = 2
     checkpoint_seconds: float = 60.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
     share_prefixes: bool = False
     recompute_layers: tuple[int, ...] = ()
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     optimizer_in_backward: bool = False
     lora_plus_ratio: float = 1.0
     neftune_alpha: float = 0.0
+    cuda_graphs: bool = False
+    read_every: int = 1
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of 0-based `step`: linear warm-up, then the schedule down to zero (constant stays).

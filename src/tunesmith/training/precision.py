@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from tunesmith.training.plan import TrainingPlan
+
 Precision = Literal["fp32", "bf16", "fp16"]
 WORTH_IT = {"cpu": 4.0, "cuda": 1.5}
 """How much faster half precision must be: what is rounded to 8 bits should buy something. On a CPU it must also make up
 for the fused layers, which adapters leave then."""
+
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""Types of matrix products by the precision that asks for them; fp32 asks for nothing. What fp8 leaves is bf16."""
 
 
 def choose_precision(device: torch.device | str, rates: Mapping[str, float]) -> tuple[Precision, str]:
@@ -47,6 +54,17 @@ def may_pay(device: torch.device | str) -> bool:
     if torch.device(device).type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return True
     return torch.cpu._is_amx_tile_supported()
+
+
+@contextlib.contextmanager
+def precision(device: torch.device, plan: TrainingPlan) -> Iterator[None]:
+    """Matrix products in the plan's precision."""
+    dtype = AUTOCAST.get(plan.precision)
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device.type, dtype=dtype):
+        yield
 
 
 @dataclass(slots=True)

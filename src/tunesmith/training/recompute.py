@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.errors import EngineError
-from tunesmith.models.trunk import decoder_layers
+from tunesmith.models.trunk import decoder_layers, draws_chance
 
 
 @contextmanager
@@ -48,10 +48,11 @@ def recompute_layers(model: Any, layers: Collection[int]) -> Iterator[None]:
                 where=type(layer).__name__,
                 fix="set train.recompute: off, and a smaller train.micro_batch_tokens",
             )
+    draws = draws_chance(model)  # reading the generator's state waits for a GPU, and cannot be captured
     before = [(layer.gradient_checkpointing, getattr(layer, "_gradient_checkpointing_func", None)) for layer in chosen]
     for layer in chosen:
         layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=True)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=draws)
     try:
         yield
     finally:

@@ -3,11 +3,14 @@
 Losses are summed over streams (and devices) and divided once, by the step's total weight. So neither the size of a
 stream nor the number of devices changes what is learnt; where memory does not suffice in spite of the plan, streams
 are halved and the same step is computed again.
+
+On a GPU nothing in a step waits for the device: `Stepper.start` leaves loss and gradient norm there, and `Stepper.read`
+fetches them steps later. Should they not be finite by then, the update was left out, and so were all after it: weights
+are those before the step that went wrong.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from tunesmith.models.forward import LanguageModel
 from tunesmith.text.types import Group, Sample
 from tunesmith.training import processes
 from tunesmith.training.batching import Batch, micro_batches
+from tunesmith.training.graphs import MicroBatchGraphs
 from tunesmith.training.objectives import LossSum, Objective, cross_entropy
 from tunesmith.training.objectives.neftune import noisy_embeddings
 from tunesmith.training.optimizers import (
@@ -31,16 +35,13 @@ from tunesmith.training.optimizers import (
     why_not_in_backward,
 )
 from tunesmith.training.plan import TrainingPlan
-from tunesmith.training.precision import LossScaler
+from tunesmith.training.precision import LossScaler, precision
 from tunesmith.training.recompute import recompute_layers
 from tunesmith.training.sharding import ShardedModel
 
 Row = Sample | Group
 _SMALLEST_STREAM = 64
 """Tokens below which halving a stream cannot help: it is one short document."""
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Types of matrix products by the precision that asks for them; fp32 asks for nothing."""
 
 
 class DivergenceError(TunesmithError):
@@ -60,18 +61,53 @@ class DivergenceError(TunesmithError):
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over the streams of a step. `tokens`: of the rows; `computed`: of the streams (less, where they share)."""
+    """Sums over the streams of a step. `tokens`: of the rows; `computed`: of the streams (less, where they share).
 
-    loss: float = 0.0
+    On a GPU loss and metrics are 0-dim float64 tensors there, until they are `read`.
+    """
+
+    loss: float | Tensor = 0.0
     weight: float = 0.0
     tokens: int = 0
     computed: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | Tensor] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Loss per weight, waiting for the device."""
+        return self.read().mean
+
+    def read(self) -> Sums:
+        """The sums as numbers, waiting for the device."""
+        metrics = {name: float(value) for name, value in self.metrics.items()}
+        return Sums(float(self.loss), self.weight, self.tokens, self.computed, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """`Totals` as numbers."""
+
+    loss: float
+    weight: float
+    tokens: int
+    computed: int
+    metrics: Mapping[str, float]
 
     @property
     def mean(self) -> float:
         """Loss per weight; 0 where nothing was learnt."""
         return self.loss / self.weight if self.weight else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A step that was taken, its numbers perhaps still on the device: see `StepFacts`. `number`: 0-based."""
+
+    number: int
+    rows: Sequence[Row]
+    totals: Totals
+    grad_norm: float | Tensor
+    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,35 +135,72 @@ class Stepper:
         plan: TrainingPlan,
         objective: Objective,
         tell: Callable[[dict[str, Any]], None],
+        graphs: MicroBatchGraphs | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.plan, self.objective, self.tell = plan, objective, tell
         self.streams = plan.micro_batch_tokens
         self.scaler = LossScaler() if plan.precision == "fp16" else None
+        self.graphs = graphs
+        self._stopped = torch.zeros((), dtype=torch.bool, device=model.device)
+
+    @property
+    def read_every(self) -> int:
+        """Steps that may be started before the first of them is read."""
+        waits = self.scaler is not None or self.plan.optimizer_in_backward or processes.count() > 1
+        return 1 if waits else self.plan.read_every
 
     def step(self, rows: Sequence[Row], number: int) -> StepFacts:
         """Learn `rows` in 0-based step `number`. Raises `DivergenceError`, and then has changed no weight."""
+        return self.read(self.start(rows, number))
+
+    def start(self, rows: Sequence[Row], number: int) -> Started:
+        """As `step`, without reading what came of it. Steps are to be read in their order, at last by `read_every`."""
         self.model.model.train()
         torch.manual_seed(processes.step_seed(self.plan.seed, number))
         learning_rate = self.plan.learning_rate_at(number)
         set_learning_rate(self.optimizer, learning_rate)
+        totals: Totals
+        grad_norm: float | Tensor
         with recompute_layers(self.model.model, self.plan.recompute_layers):
             if self.plan.optimizer_in_backward:
                 totals, grad_norm = self._update_in_backward(rows, number)
+            elif self.read_every > 1:
+                totals, grad_norm = self._update_without_waiting(rows, number)
             else:
                 totals, grad_norm = self._update(rows, number)
-        if not (math.isfinite(totals.loss) and math.isfinite(grad_norm)):
-            raise self._divergence(rows, number, totals.mean, grad_norm)
-        metrics = {name: value / totals.weight for name, value in totals.metrics.items()} if totals.weight else {}
-        return StepFacts(totals.mean, grad_norm, learning_rate, totals.tokens, totals.computed, metrics)
+        return Started(number, rows, totals, grad_norm, learning_rate)
+
+    def read(self, started: Started) -> StepFacts:
+        """What came of a step. Raises `DivergenceError`; weights are then those before it."""
+        sums, grad_norm = started.totals.read(), float(started.grad_norm)
+        if not (math.isfinite(sums.loss) and math.isfinite(grad_norm)):
+            raise self._divergence(started.rows, started.number, sums.mean, grad_norm)
+        metrics = {name: value / sums.weight for name, value in sums.metrics.items()} if sums.weight else {}
+        return StepFacts(sums.mean, grad_norm, started.learning_rate, sums.tokens, sums.computed, metrics)
+
+    def _update_without_waiting(self, rows: Sequence[Row], number: int) -> tuple[Totals, Tensor | float]:
+        """As `_update` in one process; whether all is finite is decided on the device, and stays decided."""
+        totals = self._gradients(rows, number)
+        if not totals.weight or not math.isfinite(totals.weight):
+            self.optimizer.zero_grad()
+            return totals, 0.0
+        norm = self.optimizer.clip(self.plan.max_grad_norm, 1 / totals.weight)
+        finite = torch.isfinite(norm) & torch.isfinite(torch.as_tensor(totals.loss, device=norm.device))
+        self._stopped = self._stopped | ~finite.to(self._stopped.device)
+        self.optimizer.leave_out(self._stopped.to(norm.device))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return totals, norm
 
     def _update(self, rows: Sequence[Row], number: int) -> tuple[Totals, float]:
         """Gradients of all streams and processes, then the update, which is left out where they are not finite."""
         totals = self._gradients(processes.share(rows), number)
         if processes.count() > 1:
-            sums = [totals.loss, totals.weight, float(totals.tokens), float(totals.computed)]
+            own = totals.read()
+            sums = [own.loss, own.weight, float(own.tokens), float(own.computed)]
             loss, weight, tokens, computed = processes.sum_gradients(self.optimizer.gradients(), sums)
-            totals = Totals(loss, weight, round(tokens), round(computed), _summed(processes.gather(totals.metrics)))
+            totals = Totals(loss, weight, round(tokens), round(computed), {**_summed(processes.gather(own.metrics))})
         if not totals.weight or not math.isfinite(totals.loss) or not math.isfinite(totals.weight):
             self.optimizer.zero_grad()
             return totals, 0.0
@@ -161,7 +234,9 @@ class Stepper:
         while True:
             try:
                 scale = self.scaler.scale if self.scaler is not None else 1.0
-                return accumulate_gradients(self.model, rows, self.plan, self.objective, self.streams, number, scale)
+                return accumulate_gradients(
+                    self.model, rows, self.plan, self.objective, self.streams, number, scale, self.graphs
+                )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -173,6 +248,8 @@ class Stepper:
                     ) from error
             self.optimizer.zero_grad()
             self.streams //= 2
+            if self.graphs is not None:
+                self.graphs.release()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.tell({"kind": "out_of_memory", "micro_batch_tokens": self.streams})
@@ -200,12 +277,19 @@ def accumulate_gradients(
     streams: int | None = None,
     number: int = 0,
     scale: float = 1.0,
+    graphs: MicroBatchGraphs | None = None,
 ) -> Totals:
     """Add the gradients of the rows' summed loss, times `scale`, to `.grad`, in streams of at most `streams` tokens.
 
-    `number`: of the step, from which noise on embeddings is drawn.
+    `number`: of the step, from which noise on embeddings is drawn. `graphs`: what computes streams in fixed shapes.
     """
     totals = Totals()
+    if graphs is not None:
+        budget = streams or plan.micro_batch_tokens
+        with model.packed():
+            for batch in micro_batches(rows, budget, share_prefixes=False):
+                _add(totals, batch, graphs.accumulate(batch, budget, scale))
+        return totals
     for batch, said in _losses(model, rows, plan, objective, streams or plan.micro_batch_tokens, number):
         loss = said.loss * scale if scale != 1.0 else said.loss
         loss.backward()  # type: ignore[no-untyped-call]
@@ -228,7 +312,7 @@ def mean_loss(
             part = rows[start : start + 64]
             for batch, said in _losses(model, part, plan, objective, plan.micro_batch_tokens):
                 _add(totals, batch, said)
-    return totals.mean if totals.weight else math.nan
+    return totals.read().mean if totals.weight else math.nan
 
 
 def _losses(
@@ -245,26 +329,20 @@ def _losses(
             yield batch, said
 
 
-@contextlib.contextmanager
-def precision(device: torch.device, plan: TrainingPlan) -> Iterator[None]:
-    """Matrix products in the plan's precision."""
-    dtype = AUTOCAST.get(plan.precision)
-    if dtype is None:
-        yield
-        return
-    with torch.autocast(device.type, dtype=dtype):
-        yield
-
-
 def _add(totals: Totals, batch: Batch, said: LossSum) -> None:
-    totals.loss += float(said.loss.detach())
+    totals.loss = totals.loss + _number(said.loss)
     totals.weight += said.weight
     totals.tokens += batch.documents_tokens
     totals.computed += batch.tokens
     for name, value in said.metrics.items():
-        totals.metrics[name] = totals.metrics.get(name, 0.0) + float(
-            value.detach() if isinstance(value, Tensor) else value
-        )
+        totals.metrics[name] = totals.metrics.get(name, 0.0) + _number(value)
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    """A number, or on a GPU a tensor of as many digits that is not waited for."""
+    if isinstance(value, Tensor) and value.device.type != "cpu":
+        return value.detach().double()
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _summed(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from tunesmith.errors import VerificationError
+from tunesmith.evaluation.statistics import AcrossSeeds, smallest_detectable
 from tunesmith.evaluation.statistics import rows_needed as rows_for_effect
-from tunesmith.evaluation.statistics import smallest_detectable
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.tasks.types import FloatArray
 from tunesmith.verdict import wording
@@ -29,7 +29,9 @@ class Case:
     """What was measured and what is asked, with the few questions the rules put to it.
 
     `margin`: by how much the cheaper of two may be worse and still be taken; None asks every change for `min_gain`.
-    What is cheaper follows from `costs` over the `volume`; without either, nothing is.
+    What is cheaper follows from `costs` over the `volume`; without either, nothing is. `trainings`: where tuned was
+    trained several times, what its value (under its own name) and its difference to each alternative owe to rows and
+    to trainings.
     """
 
     evaluations: Mapping[str, Evaluation]
@@ -43,6 +45,7 @@ class Case:
     margin: float | None = None
     volume: Volume | None = None
     costs: Mapping[str, CandidateCost] = field(default_factory=dict)
+    trainings: Mapping[str, AcrossSeeds] = field(default_factory=dict)
 
     @property
     def candidates(self) -> list[str]:
@@ -60,14 +63,14 @@ class Case:
 
     def pair(self, alternative: str) -> PairedDifference:
         """Tuned minus `alternative`, with an interval no narrower than what this many rows can show."""
-        pair = self._measured(self.tuned, alternative)
+        pair = self.measured(self.tuned, alternative)
         if pair is None:
             raise VerificationError(
                 f"the difference between {self.tuned!r} and {alternative!r} on {self.metric!r} was not measured"
             )
         return self._widened(pair)
 
-    def _measured(self, a: str, b: str) -> PairedDifference | None:
+    def measured(self, a: str, b: str) -> PairedDifference | None:
         """a minus b as it was measured, whichever way round."""
         for pair in self.differences:
             if pair.metric == self.metric and {pair.a, pair.b} == {a, b}:
@@ -141,7 +144,7 @@ class Case:
             return top
         as_good = [top]
         for name in self.alternatives:
-            pair = self._measured(name, top) if self.cheaper(name, top) and self.at_target(name) else None
+            pair = self.measured(name, top) if self.cheaper(name, top) and self.at_target(name) else None
             if pair is not None and self._widened(pair).low >= -self.margin:
                 as_good.append(name)
         return min(as_good, key=lambda name: (self.total_cost(name) or 0.0, rank(name)))
@@ -182,7 +185,7 @@ class Case:
         """Whether an alternative surely falls short of the best one by more than the margin; tuned owes it nothing."""
         if self.margin is None or name == best:
             return False
-        pair = self._measured(best, name)
+        pair = self.measured(best, name)
         return pair is not None and self._widened(pair).low > max(self.margin, self.min_gain)
 
     def tied_with(self, chosen: str) -> tuple[str, ...]:
@@ -195,7 +198,7 @@ class Case:
         stretch = z_value(1 - (1 - self.confidence) / max(len(rivals), 1)) / z_value(self.confidence)
         tied = []
         for name in rivals:
-            pair = self._measured(name, chosen)
+            pair = self.measured(name, chosen)
             if pair is not None and pair.difference + stretch * (pair.high - pair.difference) >= self.min_gain:
                 tied.append(name)
         return tuple(tied)
@@ -239,6 +242,11 @@ class Case:
             no_below=lambda error: asked - z_less * error,
             asked=asked or None,
         )
+
+    def in_doubt_between_trainings(self, name: str) -> AcrossSeeds | None:
+        """What several trainings show of a candidate, where they are more in doubt than the rows; else None."""
+        across = self.trainings.get(name)
+        return across if across is not None and across.seed_error > across.row_error else None
 
     def detectable_gain(self, pair: PairedDifference) -> float:
         """The smallest true gain that these rows show with the power asked for."""

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from tunesmith.evaluation.types import Evaluation, PairedDifference
 from tunesmith.verdict import wording
 from tunesmith.verdict.case import Case, reversed_pair
+from tunesmith.verdict.sample_size import z_value
+from tunesmith.verdict.types import Forgetting
 
 FEW_ROWS = 30
 FEW_CLUSTERS = 20
+WAYS = ("free", "grammar", "scored")
+"""Names of the ways of giving an answer, as they follow a candidate's (`evaluate.decoding`)."""
 _MANY_CUT = 0.05
 
 
 def caveats_of(case: Case, pairs: Mapping[str, PairedDifference]) -> list[str]:
     """Sentences, the weightiest first."""
-    found = []
     n = case.value(case.tuned).n
-    if n < FEW_ROWS:
-        found.append(f"Only {n} test rows: intervals are rough below {FEW_ROWS}.")
+    found = _few_rows(n)
     clusters = min((pair.clusters for pair in pairs.values() if pair.clusters is not None), default=FEW_CLUSTERS)
     if clusters < FEW_CLUSTERS:
         found.append(
@@ -34,10 +36,71 @@ def caveats_of(case: Case, pairs: Mapping[str, PairedDifference]) -> list[str]:
             f"Tuned and {', '.join(widened)} score alike on almost every test row; the interval was widened to what "
             f"{shown} can show."
         )
-    for name in case.candidates:
-        if dropped := _dropped_examples(name, case.evaluations[name]):
+    found += _of_answers({name: case.evaluations[name] for name in case.candidates}, n)
+    if better := better_way(case):
+        found.append(better)
+    return found
+
+
+def measured_caveats(evaluations: Mapping[str, Evaluation], rows: int) -> list[str]:
+    """What weakens any statement about these candidates, whether or not something was tuned."""
+    return [*_few_rows(rows), *_of_answers(evaluations, rows)]
+
+
+def better_way(case: Case) -> str | None:
+    """That the tuned model asked in another way (`tuned_scored`) is surely better than in the way that decides.
+
+    The best of the ways is looked at, so its interval and its test allow for their number (Bonferroni).
+    """
+    names = [name for way in WAYS if (name := f"{case.tuned}_{way}") in case.evaluations]
+    pairs = [pair for name in names if (pair := case.measured(name, case.tuned)) is not None]
+    if not pairs:
+        return None
+    best = max(pairs, key=lambda pair: pair.difference)
+    stretch = z_value(1 - (1 - case.confidence) / len(pairs)) / z_value(case.confidence)
+    low = best.difference - stretch * (best.difference - best.low)
+    doubtful = best.p_value is not None and best.p_value * len(pairs) > 1 - case.confidence
+    if low <= 0 or doubtful:
+        return None
+    way = best.a.removeprefix(f"{case.tuned}_")
+    return (
+        f"The tuned model itself is surely better when asked another way, {way}: {wording.points(best.difference)} "
+        f"{wording.metric_name(case.metric)} ({wording.interval(best.low, best.high, case.confidence)}); put {way} "
+        "first in evaluate.decoding to let that way decide."
+    )
+
+
+def forgetting_sentence(forgetting: Forgetting, confidence: float) -> str:
+    """What happened to general text and general instructions, in a line or two."""
+    rise = forgetting.perplexity_after / forgetting.perplexity_before - 1
+    sign = "+" if rise > 0 else ""
+    text = (
+        f"Beside its task: perplexity of general text went from {forgetting.perplexity_before:.3g} to "
+        f"{forgetting.perplexity_after:.3g} ({sign}{wording.percent(rise)})."
+    )
+    asked, skill = forgetting.instructions, forgetting.skill
+    if skill is not None and forgetting.skill_before is not None and forgetting.skill_after is not None:
+        before, after = round(forgetting.skill_before * asked), round(forgetting.skill_after * asked)
+        return (
+            f"{text} Of {asked} general instructions the base follows {before} and tuned {after} "
+            f"({wording.points(skill.difference)}, {wording.interval(skill.low, skill.high, confidence)})."
+        )
+    if asked:
+        return f"{text} The base follows none of {asked} general instructions, so tuning had none to lose."
+    return text
+
+
+def _few_rows(n: int) -> list[str]:
+    return [f"Only {n} test rows: intervals are rough below {FEW_ROWS}."] if n < FEW_ROWS else []
+
+
+def _of_answers(evaluations: Mapping[str, Evaluation], n: int) -> list[str]:
+    """What went wrong with single answers: examples that had no room, answers that were cut."""
+    found = []
+    for name, evaluation in evaluations.items():
+        if dropped := _dropped_examples(name, evaluation):
             found.append(dropped)
-        cut = sum(1 for row in case.evaluations[name].rows if not row.stopped)
+        cut = sum(1 for row in evaluation.rows if not row.stopped)
         if cut > _MANY_CUT * n:
             found.append(
                 f"{cut} of {n} answers of {wording.candidate_name(name)} were cut at the token limit; "

@@ -24,6 +24,7 @@ from tunesmith.verdict.types import CandidateCost
 
 FORMULAS = {
     "cost per 1,000 requests": "1,000 × median latency × price of an hour of this machine, one request at a time",
+    "cost per 1,000 requests of a model behind an endpoint": "measured prompt and answer tokens × their prices",
     "one-off cost of tuning": "training time × price of an hour of this machine + human hours × their price",
     "break-even": "one-off cost of tuning / (cost per request of the alternative − cost per request of tuned)",
 }

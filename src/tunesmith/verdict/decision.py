@@ -23,13 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.errors import RecipeError
+from tunesmith.evaluation.rating import Preference
+from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.evaluation.types import Evaluation, PairedDifference
-from tunesmith.verdict import reasons, wording
+from tunesmith.verdict import preferred, reasons, wording
+from tunesmith.verdict.benefits import Weights, benefits_of
 from tunesmith.verdict.case import Case
-from tunesmith.verdict.caveats import caveats_of
+from tunesmith.verdict.caveats import caveats_of, forgetting_sentence
 from tunesmith.verdict.costs import break_even
 from tunesmith.verdict.reasons import Outcome, Pairs
 from tunesmith.verdict.sensitivity import sensitivity
@@ -37,6 +40,8 @@ from tunesmith.verdict.types import CandidateCost, Forgetting, Limits, Verdict, 
 from tunesmith.verdict.vetoes import Slices, vetoes
 
 RULES = {
+    "alternative_reaches_target": "Before anything was trained, an alternative is surely at the target, allowing for "
+    "the choice of the best of several: use the alternative.",
     "none_reaches_target": "Every candidate is surely below the target: none is good enough.",
     "nothing_to_compare_with": "No alternative was measured and no target is set: cannot tell.",
     "only_target": "No alternative was measured, and tuned is surely at the target: ship it.",
@@ -52,8 +57,8 @@ RULES = {
     "that alternative is at the target: use the alternative.",
     "target_in_doubt": "What would be chosen may or may not reach the target: cannot tell.",
     "too_few_rows": "The difference between tuned and the alternatives is not decided: cannot tell.",
-    "vetoed": "By its score tuned would be shipped, but a gate, a slice that got worse, or forgetting forbids it: use "
-    "the best alternative, or none where that misses the target.",
+    "vetoed": "By its score tuned would be shipped, but a gate, a slice that got worse, forgetting, or people who "
+    "surely prefer the best alternative forbid it: use that alternative, or none where it misses the target.",
 }
 
 
@@ -75,6 +80,10 @@ def decide(
     limits: Limits | None = None,
     slices: Slices | None = None,
     forgetting: Forgetting | None = None,
+    preferences: Sequence[Preference] = (),
+    people: Literal["veto", "show"] = "veto",
+    weights: Weights | None = None,
+    trainings: Mapping[str, AcrossSeeds] | None = None,
 ) -> Verdict:
     """Decide what to use; the rules are those of this module.
 
@@ -92,6 +101,9 @@ def decide(
     margin, volume: by how much (a fraction) the cheaper of two may be worse, and the requests over which costs are
         added up. None: costs do not decide between tuned and an alternative.
     limits, slices, forgetting: what can veto tuned (see `vetoes`).
+    preferences, people: what people and judges preferred; with `show` it vetoes nothing (see `preferred`).
+    weights: what is stored of the tuned model, for its benefits.
+    trainings: see `Case`; where they leave more open than the rows do, `rows_needed` is None.
 
     Raises
     ------
@@ -105,13 +117,26 @@ def decide(
             fix="train and evaluate first: tunesmith run does both",
         )
     case = Case(
-        evaluations, tuple(differences), metric, min_gain, target, confidence, power, tuned, margin, volume, costs
+        evaluations,
+        tuple(differences),
+        metric,
+        min_gain,
+        target,
+        confidence,
+        power,
+        tuned,
+        margin,
+        volume,
+        costs,
+        trainings or {},
     )
     case.check_rows()
     best = case.best_alternative()
     pairs = {name: case.pair(name) for name in case.alternatives}
     outcome = _outcome(case, pairs)
     found = _vetoes(case, best, outcome, limits or Limits(), slices or {}, forgetting)
+    if outcome.decision == "ship_tuned" and best is not None and people == "veto":
+        found += tuple(preferred.objections(preferences, tuned, best))
     if found:
         outcome = reasons.vetoed(case, best, outcome, found)
     pair = pairs.get(best) if best else None
@@ -129,7 +154,13 @@ def decide(
         best_alternative=best,
         difference=asdict(pair) if pair else None,
         break_even_requests=pays_off,
-        caveats=(*caveats, *caveats_of(case, pairs), *_tie(recommended, tied)),
+        caveats=(
+            *caveats,
+            *caveats_of(case, pairs),
+            *_tie(recommended, tied),
+            *([forgetting_sentence(forgetting, confidence)] if forgetting is not None else ()),
+            *preferred.remarks(preferences, tuned, best, shipped=outcome.decision == "ship_tuned", said=found),
+        ),
         assumptions={
             **(assumptions or {}),
             "min_gain": min_gain,
@@ -141,6 +172,16 @@ def decide(
         vetoes=found,
         tied=tied,
         sensitivity=sensitivity(case, lambda asked: _decided(asked, pairs)) if holds_still else (),
+        benefits=benefits_of(
+            {name: case.value(name).value for name in case.candidates},
+            pair,
+            costs,
+            metric=metric,
+            confidence=confidence,
+            requests_per_month=volume.requests_per_month if volume is not None else None,
+            weights=weights,
+            tuned=tuned,
+        ),
     )
 
 

@@ -17,8 +17,11 @@ def headline(verdict: Verdict) -> str:
         return f"{title}: no candidate reaches the target of {_target(verdict)} {metric}"
     if verdict.decision == "cannot_tell":
         needed = verdict.rows_needed
-        rest = f"about {wording.count(needed)} test rows needed" if needed else "nothing to compare with"
+        none = "more trainings needed" if verdict.rule != "nothing_to_compare_with" else "nothing to compare with"
+        rest = f"about {wording.count(needed)} test rows needed" if needed else none
         return f"{title}: {gain}, {rest}" if gain else f"{title}: {rest}"
+    if verdict.rule == "alternative_reaches_target":
+        return f"{title}: it surely reaches the target of {_target(verdict)} {metric}, nothing was trained"
     if gain is None:
         return f"{title}: it reaches the target of {_target(verdict)} {metric}, nothing to compare with"
     if verdict.decision == "ship_tuned":
@@ -29,10 +32,11 @@ def headline(verdict: Verdict) -> str:
 def title_of(verdict: Verdict) -> str:
     """The decision in two to five words: `Ship tuned`, `Keep prompting (few-shot)`, `Cannot tell`."""
     name = wording.candidate_name(verdict.candidate or "")
+    inside = name.replace(" (", ", ").removesuffix(")")
     return {
         "ship_tuned": "Ship tuned",
-        "keep_prompting": f"Keep prompting ({name})",
-        "use_retrieval": "Use retrieval",
+        "keep_prompting": f"Keep prompting ({inside})",
+        "use_retrieval": "Use retrieval" if verdict.candidate == "retrieval" else f"Use retrieval ({inside})",
         "use_trivial": f"Use the {name} baseline",
         "use_remote": f"Use the {name} model",
         "none_good_enough": "None is good enough",

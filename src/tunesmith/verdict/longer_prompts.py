@@ -1,15 +1,15 @@
-"""What examples in the prompt cost with every request: the price of not tuning that is easily overlooked."""
+"""What examples or passages in the prompt cost with every request: the price of not tuning that is overlooked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tunesmith.verdict import wording
 from tunesmith.verdict.types import CandidateCost
 
-LONGER_PROMPTS: Sequence[str] = ("few_shot", "retrieval")
-"""Candidates that are the base with examples in the prompt."""
+LONGER_PROMPTS: Mapping[str, str] = {"few_shot": "examples", "retrieval": "examples", "documents": "passages"}
+"""Candidates that are the base with more in the prompt, and what that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class PromptCost:
 
 
 def prompt_costs(costs: Mapping[str, CandidateCost], requests_per_month: float) -> list[PromptCost]:
-    """What the examples in the prompts of few-shot and retrieval cost, against `zero_shot`: the same base without them.
+    """What is in the prompts beside the question costs, against `zero_shot`: the same base without it.
 
     Empty where zero-shot was not measured: another model's prompt is no measure.
     """
@@ -52,8 +52,8 @@ def prompt_costs(costs: Mapping[str, CandidateCost], requests_per_month: float) 
 def longer_prompts_sentences(costs: Mapping[str, CandidateCost], requests_per_month: float, currency: str) -> list[str]:
     """One sentence for each such candidate, as `prompt_costs` finds them."""
     return [
-        f"The examples in the prompts of {wording.candidate_name(one.candidate)} make them {one.times:.1f} times as "
-        f"long ({wording.count(round(one.extra_tokens))} tokens more), which adds "
+        f"The {LONGER_PROMPTS[one.candidate]} in the prompts of {wording.candidate_name(one.candidate)} make them "
+        f"{one.times:.1f} times as long ({wording.count(round(one.extra_tokens))} tokens more), which adds "
         f"{_signed(one.extra_per_1000, currency)} to 1,000 requests and "
         f"{_signed(one.extra_per_month, currency)} to a month."
         for one in prompt_costs(costs, requests_per_month)

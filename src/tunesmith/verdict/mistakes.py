@@ -51,6 +51,19 @@ def wrong_rows(evaluation: Evaluation, metric: str) -> int:
     return sum(1 for row in evaluation.rows if row.scores[metric] < _RIGHT)
 
 
+def poor_rows(evaluation: Evaluation, metric: str) -> tuple[ScoredAnswer, ...]:
+    """Rows whose answer is wrong: those under 1 where a score is 0 or 1.
+
+    Where scores are graded nearly every row is under 1; then those in the lowest quarter, and under the mean.
+    """
+    rows, scores = evaluation.rows, [row.scores[metric] for row in evaluation.rows]
+    if all(score <= 1 - _RIGHT or score >= _RIGHT for score in scores):
+        return tuple(row for row in rows if row.scores[metric] < _RIGHT)
+    limit = sorted(scores)[(len(scores) - 1) // 4]
+    mean = sum(scores) / len(scores)
+    return tuple(row for row in rows if row.scores[metric] <= limit and row.scores[metric] < mean)
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """The text that all prompts begin and end with, in whole lines: shown once instead of at every row."""

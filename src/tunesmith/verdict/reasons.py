@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tunesmith.errors import VerificationError
+from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.evaluation.types import PairedDifference
 from tunesmith.verdict import wording
 from tunesmith.verdict.case import Case
@@ -26,18 +27,28 @@ class Outcome:
     rows_needed: int | None = None
 
 
+_KINDS: Mapping[str, Decision] = {
+    "zero_shot": "keep_prompting",
+    "few_shot": "keep_prompting",
+    "retrieval": "use_retrieval",
+    "documents": "use_retrieval",
+    "trivial": "use_trivial",
+    "remote": "use_remote",
+}
+
+
 def decision_for(candidate: str) -> Decision:
-    """The decision that means "use this alternative". Raises `VerificationError` for a name of no known kind."""
-    if candidate in {"zero_shot", "few_shot"}:
-        return "keep_prompting"
-    kinds: dict[str, Decision] = {"retrieval": "use_retrieval", "trivial": "use_trivial", "remote": "use_remote"}
-    try:
-        return kinds[candidate.partition("_")[0]]
-    except KeyError:
-        raise VerificationError(
-            f"candidate {candidate!r} is of no kind a verdict can name",
-            expected="zero_shot, few_shot, retrieval, trivial_<name> or remote_<name>",
-        ) from None
+    """The decision that means "use this alternative", whatever way of answering follows (`few_shot_grammar`).
+
+    Raises `VerificationError` for a name of no known kind.
+    """
+    for kind, decision in _KINDS.items():
+        if candidate == kind or candidate.startswith(f"{kind}_"):
+            return decision
+    raise VerificationError(
+        f"candidate {candidate!r} is of no kind a verdict can name",
+        expected="zero_shot, few_shot, retrieval, documents, trivial_<name> or remote_<name>, each with _<way> or not",
+    )
 
 
 def none_reaches_target(case: Case) -> Outcome:
@@ -58,11 +69,11 @@ def without_alternatives(case: Case) -> Outcome:
     if tuned.low >= case.target:
         reason = f"{measured}, surely at least {case.target_text()}. No alternative was measured."
         return Outcome("ship_tuned", case.tuned, "only_target", reason)
+    reason = f"{measured}, so it may be on either side of {case.target_text()}, and no alternative was measured. "
+    if across := case.in_doubt_between_trainings(case.tuned):
+        return Outcome("cannot_tell", None, "target_in_doubt", reason + _more_trainings(across))
     needed = case.rows_for_target(case.tuned, surely=True)
-    reason = (
-        f"{measured}, so it may be on either side of {case.target_text()}, and no alternative was measured. "
-        f"{_more_rows(needed, tuned.n, case.power)}"
-    )
+    reason += _more_rows(needed, tuned.n, case.power)
     return Outcome("cannot_tell", None, "target_in_doubt", reason, needed)
 
 
@@ -119,12 +130,14 @@ def target_in_doubt(case: Case, pair: PairedDifference) -> Outcome:
         case.tuned
     ]
     top = max(open_ones, key=lambda name: case.value(name).value)
-    needed = case.rows_for_target(top, surely=case.at_target(top))
     reason = (
         f"{_sentence_start(top)} has {case.value_text(top, with_interval=True)}, which leaves open whether it reaches "
         f"{case.target_text()}; tuned brings {case.gain_text(pair)}. "
-        f"{_more_rows(needed, case.value(top).n, case.power)}"
     )
+    if across := case.in_doubt_between_trainings(top):
+        return Outcome("cannot_tell", None, "target_in_doubt", reason + _more_trainings(across))
+    needed = case.rows_for_target(top, surely=case.at_target(top))
+    reason += _more_rows(needed, case.value(top).n, case.power)
     return Outcome("cannot_tell", None, "target_in_doubt", reason, needed)
 
 
@@ -149,6 +162,9 @@ def too_few_rows(
         what = f"allowing for the choice of the best among {len(pairs)}, the gain may still be {highest}"
     else:
         what = f"too uncertain to say whether it gains the {wording.bare_points(gain_asked)} points asked for"
+    if across := case.in_doubt_between_trainings(open_pairs[0].b):
+        reason = f"Tuned brings {case.gain_text(pair)}, the best alternative: {what}. {_more_trainings(across)}"
+        return Outcome("cannot_tell", None, "too_few_rows", reason)
     needed = max(case.rows_for_difference(other, pairs) for other in open_pairs)
     reason = (
         f"Tuned brings {case.gain_text(pair)}, the best alternative: {what}. On these rows a true gain "
@@ -180,6 +196,14 @@ def _over_the_time(case: Case) -> str:
 
 def _sentence_start(candidate: str) -> str:
     return wording.capitalised(wording.candidate_name(candidate))
+
+
+def _more_trainings(across: AcrossSeeds) -> str:
+    return (
+        f"The {across.seeds} trainings differ by more than the rows leave open (standard errors of "
+        f"{wording.bare_points(across.seed_error)} and {wording.bare_points(across.row_error)} points): more of them "
+        "(evaluate.seeds) would tell more than more rows."
+    )
 
 
 def _more_rows(needed: int, present: int, power: float) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.data.types import Finding
+from tunesmith.evaluation.calibration import Calibration
+from tunesmith.evaluation.rating import Preference
+from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.recipe.schema import Goal, Prices
-from tunesmith.verdict.types import CandidateCost, Verdict
+from tunesmith.verdict.more_rows import MoreRows
+from tunesmith.verdict.types import CandidateCost, Forgetting, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,12 @@ class ReportData:
     split_sizes: rows by part, such as {"train": 336, "validation": 48, "test": 96}.
     choices: settings that were decided automatically, as (key, value, reason).
     warnings: what went otherwise than asked, as sentences; shown under the verdict with its caveats.
+    slices: ids of test rows by the name of a slice, such as `label refund`.
+    calibration: of the candidates that scored labels.
+    forgetting: general text and instructions before and after tuning; None where not measured.
+    seeds: tuned minus the best alternative over several trainings; None for a single one.
+    preferences: what people and judges preferred, people first.
+    more_rows: what twice as many training rows would bring, by a learning curve; None without one.
     """
 
     name: str
@@ -51,3 +61,9 @@ class ReportData:
     warnings: tuple[str, ...] = ()
     tuned_name: str = "tuned"
     extra_assumptions: Mapping[str, str] = field(default_factory=dict)
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    calibration: tuple[Calibration, ...] = ()
+    forgetting: Forgetting | None = None
+    seeds: AcrossSeeds | None = None
+    preferences: tuple[Preference, ...] = ()
+    more_rows: MoreRows | None = None

@@ -42,13 +42,17 @@ class Volume:
 class Forgetting:
     """What the model can do beside its task, before and after tuning.
 
-    perplexity_*: on general text that no training row holds. skill: tuned minus base on held-out general instructions;
-    None where not measured.
+    perplexity_*: per token of general text that no training row holds. skill: tuned minus base on held-out general
+    instructions; None where not measured, or where the base followed none of them, so that there was none to forget.
+    instructions: how many were asked; skill_before, skill_after: the share that was followed.
     """
 
     perplexity_before: float
     perplexity_after: float
     skill: PairedDifference | None = None
+    instructions: int = 0
+    skill_before: float | None = None
+    skill_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,13 @@ class Verdict:
     """The decision, and why.
 
     rule: the name of the rule that fired (`decision.RULES`).
-    rows_needed: all test rows on which it would be decided; set only for cannot_tell, None where none would help.
+    rows_needed: all test rows on which it would be decided; set only for cannot_tell, None where more rows would not
+        help.
     vetoes: why tuned is not shipped although it would be by its gain.
     tied: alternatives that these rows cannot tell from the one recommended.
     sensitivity: within which bounds of what was asked the decision stays the same, as sentences.
+    benefits: what tuning brings (`quality`, `prompts`, `base`), each with its `text` and numbers; empty where nothing
+        was trained.
     """
 
     decision: Decision
@@ -92,6 +99,7 @@ class Verdict:
     vetoes: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
     sensitivity: tuple[str, ...] = ()
+    benefits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The verdict in a line."""

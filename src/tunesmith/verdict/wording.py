@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _NAMES = {"zero_shot": "zero-shot", "few_shot": "few-shot"}
+_WAYS = ("free", "grammar", "scored")
 _METRICS = {
     "macro_f1": "macro F1",
     "entity_f1": "entity F1",
@@ -25,11 +28,19 @@ _METRICS = {
 
 
 def candidate_name(candidate: str) -> str:
-    """`few_shot` → `few-shot`, `trivial_tfidf` → `trivial (tfidf)`."""
-    kind, _, detail = candidate.partition("_")
+    """`few_shot` → `few-shot`, `trivial_tfidf` → `trivial (tfidf)`, `few_shot_scored` → `few-shot (scored)`."""
+    base, way = split_way(candidate)
+    kind, _, detail = base.partition("_")
     if kind in {"trivial", "remote", "tuned"} and detail:
-        return f"{kind} ({detail.replace('_', ' ')})"
-    return _NAMES.get(candidate, candidate.replace("_", "-"))
+        return f"{kind} ({detail.replace('_', ' ')}{f', {way}' if way else ''})"
+    name = _NAMES.get(base, base.replace("_", "-"))
+    return f"{name} ({way})" if way else name
+
+
+def split_way(candidate: str) -> tuple[str, str | None]:
+    """The candidate and the further way in which it was asked: `few_shot_scored` → (`few_shot`, `scored`)."""
+    base, _, way = candidate.rpartition("_")
+    return (base, way) if base and way in _WAYS else (candidate, None)
 
 
 def metric_name(metric: str) -> str:
@@ -74,6 +85,21 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def short_count(number: int) -> str:
+    """12345 → `12,345`; above a million `32.9 million`."""
+    for size, name in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
+        if number >= size:
+            return f"{number / size:,.1f} {name}"
+    return count(number)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """`a, b and c`; of many the first ones and how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
 def money(value: float, currency: str) -> str:
     """`240.00 USD`, `0.0117 USD`, `below 0.0001 USD`."""
     return f"{amount(value)} {currency}"
@@ -86,6 +112,19 @@ def amount(value: float) -> str:
     if value < 0.0001:
         return "below 0.0001"
     return f"{value:,.2f}" if value >= 1 else f"{value:.4f}"
+
+
+def short_amount(value: float) -> str:
+    """For axes: 0.01, 250, `10k`, `2.5M`."""
+    for size, name in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if value >= size:
+            return f"{value / (1000 if name == 'k' else size):g}{name}"
+    return f"{value:g}"
+
+
+def size(value: float) -> str:
+    """Bytes in GiB: `1.12 GiB`."""
+    return f"{value / 2**30:.2f} GiB"
 
 
 def duration(seconds: float) -> str:

@@ -67,7 +67,7 @@ def command(
     folder = out if out is not None else recipe.resolve().parent / f"{asked.name or recipe.stem}-synthetic"
     with only_json(as_json):
         from tunesmith.cli.display import open_display
-        from tunesmith.pipeline.endpoint import Budget, Endpoint
+        from tunesmith.inference.endpoint import Budget, Endpoint
         from tunesmith.pipeline.synthesis import Order, synthesize
 
         order = Order(

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from tunesmith.data.codes.chat import CHAT
 from tunesmith.data.codes.code import Code
+from tunesmith.data.codes.evals import EVALS
 from tunesmith.data.codes.examples import EXAMPLES
 from tunesmith.data.codes.files import FILES
 from tunesmith.data.codes.hosted import HOSTED
@@ -20,7 +21,7 @@ from tunesmith.data.codes.personal import PERSONAL
 from tunesmith.data.codes.rows import ROWS
 from tunesmith.data.codes.texts import TEXTS
 
-SUBJECTS = (FILES, ROWS, CHAT, JUDGED, EXAMPLES, LABELS, LEAKS, TEXTS, PERSONAL, HOSTED)
+SUBJECTS = (FILES, ROWS, CHAT, JUDGED, EVALS, EXAMPLES, LABELS, LEAKS, TEXTS, PERSONAL, HOSTED)
 CODES: Mapping[str, Code] = MappingProxyType({name: code for subject in SUBJECTS for name, code in subject.items()})
 
 __all__ = ["CODES", "SUBJECTS", "Code"]

@@ -23,6 +23,8 @@ _OURS = {
     "sharegpt": "sharegpt",
     "conll": "tagged",
     "squad": "squad",
+    "openai_evals": "openai_evals",
+    "promptfoo": "promptfoo",
     "text": "text",
 }
 MAPPED = ("auto", "columns", "prompt_completion")

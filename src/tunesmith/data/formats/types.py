@@ -19,10 +19,14 @@ from tunesmith.data.types import Content, Example, Kind, Row
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """How sure a format is that rows are its own (0 to 1), and why, as the end of "recognised by …"."""
+    """How sure a format is that rows are its own (0 to 1), and why, as the end of "recognised by …".
+
+    `columns` are those it reads here beside the ones it always reads, such as variables that users name.
+    """
 
     confidence: float
     reason: str
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ _LANGUAGES_OF: dict[str, tuple[str, ...]] = {
     for word in {word for words in _WORDS.values() for word in words.split()}
 }
 """The languages that a function word belongs to."""
+FUNCTION_WORDS = frozenset(_LANGUAGES_OF)
+"""Words of these languages that say nothing of what a text is about."""
 _LATIN_LOOKALIKE = {"CYRILLIC", "GREEK", "LATIN"}
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTERS = re.compile(r"(?:[A-Za-z][^A-Za-z]*){10}")

@@ -19,7 +19,7 @@ from tunesmith.data.splits.groups import Group, keyed, singles
 from tunesmith.data.splits.parts import Plan, draw_parts, kept_together
 from tunesmith.data.types import Example, Splits
 from tunesmith.errors import DataError, RecipeError
-from tunesmith.recipe.schema import Split
+from tunesmith.recipe.schema import ONE_LABEL, Split
 
 
 def make_splits(
@@ -99,7 +99,7 @@ def _method(split: Split, task_type: str) -> str:
         )
     if split.method != "auto":
         return split.method
-    return "stratified" if task_type == "classification" else "random"
+    return "stratified" if task_type in ONE_LABEL else "random"
 
 
 def _count(value: float | int, rows: int, name: str) -> int:

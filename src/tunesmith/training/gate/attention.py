@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.ops import document_attention
+from tunesmith.ops.fixed_packing import FixedPacking
 from tunesmith.ops.packed_attention import packed_attention
-from tunesmith.ops.packing import Packing
+from tunesmith.ops.packing import Packing, Runs
 from tunesmith.ops.partial_attention import ScoreRule
 from tunesmith.ops.prefix_attention import attention_reference
 from tunesmith.training.gate.compare import Comparison, compare_functions
@@ -38,7 +39,7 @@ _RULES: tuple[tuple[str, int | None, float | None], ...] = (
 
 
 def attention_checks() -> list[Check]:
-    """Attention as models call it, and the C form for documents where this machine compiled it."""
+    """Attention as models call it, in fixed shapes too, and the C form for documents where this machine compiled it."""
     checks = [
         Check(
             f"attention, {words}{rule}",
@@ -47,6 +48,10 @@ def attention_checks() -> list[Check]:
             EVERY,
         )
         for words, lengths, continued in _DOCUMENTS
+        for rule, window, cap in _RULES
+    ]
+    checks += [
+        Check(f"attention, in a fixed shape{rule}", GROUP, partial(_fixed, window=window, softcap=cap), EVERY)
         for rule, window, cap in _RULES
     ]
     if document_attention.can_attend(torch.zeros(1, 1, _SIZE)):
@@ -87,6 +92,28 @@ def _packed(
 
     def plain(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"out": attention_reference(t["q"], t["k"], t["v"], packing, rule, window)}
+
+    return compare_functions(fast, plain, _inputs(generator, sum(lengths)), generator, device, dtype)
+
+
+def _fixed(
+    generator: torch.Generator, device: torch.device, dtype: torch.dtype, *, window: int | None, softcap: float | None
+) -> Comparison:
+    """With empty documents behind, and room for a longer one than there is."""
+    lengths = _DOCUMENTS[0][1]
+    whole, rule = Packing.of(lengths, device), ScoreRule(0.3, softcap)
+    starts = torch.cat([whole.runs.starts, whole.runs.starts[-1:].expand(4)])
+    packing = FixedPacking(whole.positions, Runs(None, starts, 64))
+
+    def fast(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        q, k, v = (t[name].transpose(0, 1)[None] for name in "qkv")
+        out, _ = packed_attention(
+            nn.Module(), q, k, v, None, scaling=rule.scale, packing=packing, sliding_window=window, softcap=softcap
+        )
+        return {"out": out[0]}
+
+    def plain(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"out": attention_reference(t["q"], t["k"], t["v"], whole, rule, window)}
 
     return compare_functions(fast, plain, _inputs(generator, sum(lengths)), generator, device, dtype)
 

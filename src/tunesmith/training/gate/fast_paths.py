@@ -12,7 +12,7 @@ from torch import nn
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.fused_layers import use_fused_layers
 from tunesmith.models.trunk import decoder_layers
-from tunesmith.ops import pointwise_native, varlen_attention
+from tunesmith.ops import fp8, pointwise_native, varlen_attention
 from tunesmith.ops.document_attention import can_attend
 from tunesmith.ops.partial_attention import ScoreRule
 from tunesmith.ops.product import FastLinear, use_fast_linears
@@ -47,7 +47,9 @@ def fast_paths(model: Any, rates: Mapping[str, float]) -> tuple[FastPath, ...]:
         _adapters(model),
         _head(language_model),
         _prefixes(language_model),
+        _graphs(model),
         _precision(model.device, rates),
+        _eighths(model.device),
         _quantisation(model.device),
     )
 
@@ -124,6 +126,18 @@ def _prefixes(model: LanguageModel) -> FastPath:
     if model.draws_chance:
         return FastPath(name, False, "the base has dropout: each document draws its own")
     return FastPath(name, True, "from 16 tokens on; off with dropout or noise")
+
+
+def _graphs(model: Any) -> FastPath:
+    name = "micro-batches as CUDA graphs"
+    if model.device.type != "cuda":
+        return FastPath(name, False, "this device has no graphs")
+    return FastPath(name, True, "where rows share little (train.cuda_graphs); each is compared with a plain step first")
+
+
+def _eighths(device: torch.device) -> FastPath:
+    reason = fp8.why_not(device)
+    return FastPath("8-bit floats", False, reason or "only when asked for (train.precision: fp8)")
 
 
 def _precision(device: torch.device, rates: Mapping[str, float]) -> FastPath:

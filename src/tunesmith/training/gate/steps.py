@@ -29,6 +29,8 @@ from tunesmith.training.gate.models import FAMILIES, Source, small
 from tunesmith.training.gate.plain import PlainAdapter, plain_step, with_adapters
 from tunesmith.training.gate.types import EVERY, Check
 from tunesmith.training.gate.wide import wide
+from tunesmith.training.graphs import MicroBatchGraphs, Uncaptured, graph_device
+from tunesmith.training.memory_model import row_tokens
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.recompute import recompute_layers
 from tunesmith.training.step import accumulate_gradients
@@ -40,6 +42,8 @@ _PLAN = TrainingPlan(
     steps=1, batch_size=16, learning_rate=1e-3, seed=0, micro_batch_tokens=96, share_prefixes=True
 )  # fmt: skip
 
+_TIMES = 4
+"""Repetitions in fixed shapes, so that what is compared can be a replay."""
 _DRAWS = 6
 """Batches in half precision, where errors are as random as the numbers."""
 
@@ -60,6 +64,7 @@ class Way:
     cached: bool = False
     recompute: bool = False
     masked: bool = False
+    fixed: bool = False
     quantize: Kind | None = None
     plan: TrainingPlan = _PLAN
 
@@ -83,6 +88,7 @@ def step_checks() -> list[Check]:
         "everything supervised": (partial(documents, supervised=1.0), Way()),
         "one giant document": (one_giant, Way()),
         "shared prefixes": (sharing, Way()),
+        "in fixed shapes": (mixed, Way(fixed=True)),
     }
     checks = [_check(f"{family}: {words}", family, way, mixed) for family in FAMILIES for words, way in ways.items()]
     checks += [_check(f"{llama}: {words}", llama, way, mixed) for words, way in others.items()]
@@ -180,17 +186,35 @@ def our_steps(
     return together(found), adapters
 
 
+def _in_fixed_shapes(model: LanguageModel, rows: Sequence[Sample | Group], plan: TrainingPlan) -> float:
+    """As `_gradients`, of the last of several times: on a GPU that is a replayed graph."""
+    trained = trainable_parameters(model.model).values()
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    device = graph_device(model.device) or Uncaptured()
+    graphs = MicroBatchGraphs(model, plan, max(map(row_tokens, rows)), device, lambda event: None, warm_ups=1)
+    loss = 0.0
+    for _ in range(_TIMES):
+        for parameter in trained:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+        loss = accumulate_gradients(model, rows, plan, graphs=graphs).read().loss
+    return loss
+
+
 def _gradients(model: LanguageModel, way: Way, samples: Sequence[Sample], dtype: torch.dtype) -> float:
     """The loss sum; gradients are in the parameters' `.grad`."""
     plan = way.plan if dtype in LIMITS else replace(way.plan, precision="bf16")
     autocast = None if dtype in LIMITS else dtype
     rows = [Group((sample,)) for sample in samples] if way.masked else samples
+    if way.fixed:
+        return _in_fixed_shapes(model, rows, plan)
     if not way.cached:
-        return accumulate_gradients(model, rows, plan).loss
+        return accumulate_gradients(model, rows, plan).read().loss
     with tempfile.TemporaryDirectory(prefix="tunesmith-gate-") as folder:
         model.use_trunk_cache(trunk_cache(model, rows, Path(folder) / "trunk", base="gate", autocast=autocast))
         try:
-            return accumulate_gradients(model, rows, plan).loss
+            return accumulate_gradients(model, rows, plan).read().loss
         finally:
             model.use_trunk_cache(None)
 

@@ -14,4 +14,4 @@ from tunesmith.training.objectives.types import LossSum
 def cross_entropy(model: LanguageModel, batch: Batch) -> LossSum:
     """Weighted sum of next-token cross-entropies over the batch (natural logarithm)."""
     weight = float(sum(row.weights.sum(dtype="float64") for row in batch.rows))
-    return LossSum(model.loss_sum(batch.ids, batch.packing, batch.weights, batch.previous), weight)
+    return LossSum(model.loss_sum(batch.ids, batch.packing, batch.weights, batch.previous, batch.learnt), weight)

@@ -29,7 +29,7 @@ def supervised(model: LanguageModel, batch: Batch, positions: Tensor | None = No
 
 def learnt_positions(batch: Batch) -> Tensor:
     """Where the stream holds supervised tokens: [S] int64."""
-    return torch.nonzero(batch.weights).squeeze(1)
+    return batch.learnt
 
 
 def pair_states(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

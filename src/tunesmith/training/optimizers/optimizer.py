@@ -85,6 +85,13 @@ class Optimizer:
         return norm
 
     @torch.no_grad()
+    def leave_out(self, where: Tensor) -> None:
+        """After `clip`: let the next update change nothing where `where`, 0-dim bool on the device, is true."""
+        skip = where.to(torch.float32)
+        own = self._scaling.skip
+        self._scaling = Scaling(self._scaling.divisor, skip if own is None else torch.maximum(own, skip))
+
+    @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient. The gradients are used up: `zero_grad` must follow."""
         for buffer in self.buffers:

@@ -2,7 +2,7 @@
 
 One POST per question through the standard library: proxies and certificates are those of the system, and nothing has to
 be installed for it. Failures that pass (a busy server, a lost connection) are tried again after a growing, jittered
-pause, or after as long as the server asks for.
+pause, or after as long as the server asks for (`Retry-After`, in seconds or as a date).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,9 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _NOT_OURS = frozenset({401, 402, 403, 404})
 """Answers after which no other question will fare better."""
 _LONGEST_PAUSE = 60.0
+_PIECE = 1 << 16
+_SHOWN = 300
+"""Characters of what an endpoint says that are shown."""
 _PER_MESSAGE = 16
 """Tokens that a message costs beside its content, at most; a token of content is at least one byte."""
 
@@ -34,7 +39,8 @@ _PER_MESSAGE = 16
 class Reply:
     """What came back. Tokens are those the endpoint counted; `counted` is False where it did not say.
 
-    `lost`: input and output tokens of attempts that got no answer and may have been charged all the same.
+    `lost`: input and output tokens of attempts that got no answer and may have been charged all the same. `model` is
+    the name the answer bears; `fingerprint` the endpoint's mark of what runs it (`system_fingerprint`), if it has one.
     """
 
     text: str
@@ -45,6 +51,7 @@ class Reply:
     output_tokens: int
     counted: bool
     lost: tuple[int, int] = (0, 0)
+    fingerprint: str = ""
 
 
 class AskError(Exception):
@@ -54,7 +61,11 @@ class AskError(Exception):
 
 
 class RefusedError(AskError):
-    """This question cannot be answered (a content filter, a prompt that is too long); others may be."""
+    """This question cannot be answered (a content filter, a prompt that is too long); others may be. `told`: why."""
+
+    def __init__(self, told: str, status: int = 0) -> None:
+        self.told, self.status = told, status
+        super().__init__(f"{status}: {told}" if status else told)
 
 
 class OverBudgetError(AskError):
@@ -67,6 +78,10 @@ class FailedError(AskError):
     def __init__(self, told: EngineError) -> None:
         self.told = told
         super().__init__(str(told))
+
+
+class UnreadableError(FailedError):
+    """What came back is no chat completion: something else answers at this address, or a server that is not well."""
 
 
 class SilentError(FailedError):
@@ -116,8 +131,9 @@ class Endpoint:
     """Where to ask, and how.
 
     url: up to and including the version, such as `http://127.0.0.1:8000/v1`. key: sent as bearer token, never shown.
-    attempts: of one question. sleep: waits so many seconds. retried: hears why an attempt failed that is followed by
-    another one, also from several threads.
+    timeout: seconds for all of one answer. attempts: of one question. sleep: waits so many seconds. retried: hears why
+    an attempt failed that is followed by another one, also from several threads. set_by: the settings that errors name.
+    limit_field: under which name the most tokens of an answer are asked for; newer models take another one.
     """
 
     url: str
@@ -127,6 +143,8 @@ class Endpoint:
     attempts: int = 6
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
     retried: Callable[[str], None] = field(default=lambda why: None, repr=False)
+    set_by: str = "--endpoint, --model"
+    limit_field: str = "max_tokens"
 
     @property
     def host(self) -> str:
@@ -139,12 +157,12 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RecipeError(
                 f"{self.url!r} is no address of an endpoint",
-                where="--endpoint",
+                where=self.set_by,
                 expected="such as https://api.example.com/v1 or http://127.0.0.1:8000/v1",
             )
         if self.key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise RecipeError(
-                "the key would be sent unencrypted", where="--endpoint", expected="https://", fix="use https, or no key"
+                "the key would be sent unencrypted", where=self.set_by, expected="https://", fix="use https, or no key"
             )
 
     def ask(self, turns: Turns, budget: Budget, *, max_tokens: int, options: Mapping[str, Any]) -> Reply:
@@ -155,9 +173,10 @@ class Endpoint:
         Raises
         ------
         RefusedError: for this question alone. OverBudgetError: before the request that could exceed the budget.
-        SilentError: no answer after all attempts. FailedError: for all questions.
+        SilentError: no answer after all attempts. UnreadableError: no chat completion. FailedError: for all questions.
         """
-        body = json.dumps({"model": self.model, "messages": list(turns), "max_tokens": max_tokens, **options}).encode()
+        asked_for = {"model": self.model, "messages": list(turns), self.limit_field: max_tokens, **options}
+        body = json.dumps(asked_for).encode()
         bound = token_bound(turns)
         lost = 0
         try:
@@ -201,9 +220,9 @@ class Endpoint:
         request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers, method="POST")
         # A redirection would take the key along to another server.
         opener = urllib.request.build_opener(_NoRedirect)
+        until = time.monotonic() + self.timeout
         with opener.open(request, timeout=self.timeout) as response:
-            answer: bytes = response.read()
-        return answer
+            return b"".join(_pieces(response, until))
 
     def _raise_lasting(self, error: urllib.error.HTTPError) -> None:
         """Raise for an answer that trying again will not change."""
@@ -212,31 +231,37 @@ class Endpoint:
         said = _message(error)
         if error.code in _NOT_OURS or 300 <= error.code < 400:
             raise self._failed(
-                f"the endpoint refuses ({error.code}): {said}", "check --endpoint, --model and the key"
+                f"the endpoint refuses ({error.code}): {said}", f"check {self.set_by} and the key"
             ) from error
-        raise RefusedError(f"{error.code}: {said}") from error
+        raise RefusedError(said, error.code) from error
 
     def _read(self, answer: bytes, bound: int, max_tokens: int) -> Reply:
         try:
             found = json.loads(answer)
             choice = found["choices"][0]
-            text = choice["message"]["content"] or ""
+            text = _text_of(choice["message"])
             usage = found.get("usage") or {}
             counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise self._failed(
-                "the endpoint answers something else than chat completions", "check --endpoint"
-            ) from error
+            finish_reason = str(choice.get("finish_reason") or "")
+        except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as error:
+            said = _said(answer.decode("utf-8", "replace"))
+            told = EngineError(
+                "the endpoint answers something else than chat completions" + (f": {said}" if said else ""),
+                where=self.host,
+                fix=f"check {self.set_by}",
+            )
+            raise UnreadableError(told) from error
         used = [number for number in counts if isinstance(number, int) and number >= 0]
         counted = len(used) == 2
         return Reply(
-            text=str(text),
-            finish_reason=str(choice.get("finish_reason") or ""),
-            response_id=str(found.get("id") or ""),
-            model=str(found.get("model") or self.model),
+            text=_whole(text),
+            finish_reason=_whole(finish_reason),
+            response_id=_whole(str(found.get("id") or "")),
+            model=_whole(str(found.get("model") or self.model)),
             input_tokens=used[0] if counted else bound,
             output_tokens=used[1] if counted else max_tokens,
             counted=counted,
+            fingerprint=_whole(str(found.get("system_fingerprint") or "")),
         )
 
     def _failed(self, what: str, fix: str) -> FailedError:
@@ -261,9 +286,36 @@ def _pause(attempt: int, asked: float | None) -> float:
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float | None:
-    """Seconds that the server asks to wait; None where it does not, or names a date."""
+    """Seconds that the server asks to wait, told as such or by a date (RFC 9110); None where it does not."""
     text = (error.headers.get("Retry-After") or "").strip()
-    return float(text) if text.replace(".", "", 1).isdecimal() else None
+    if text.isascii() and text.replace(".", "", 1).isdecimal():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def _pieces(response: http.client.HTTPResponse, until: float) -> Iterator[bytes]:
+    """What is sent, as it comes. Raises `TimeoutError` for an answer that drips in past `until`."""
+    while piece := response.read1(_PIECE):
+        yield piece
+        if time.monotonic() > until:
+            raise TimeoutError("timed out while the answer was sent")
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    """What a message says: a text, its text parts, or why the model refuses. Raises `TypeError` for anything else."""
+    content = message.get("content")
+    if content is None:
+        content = message.get("refusal") or ""
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
+    if not isinstance(content, str):
+        raise TypeError("content is no text")
+    return content
 
 
 def _message(error: urllib.error.HTTPError) -> str:
@@ -272,13 +324,23 @@ def _message(error: urllib.error.HTTPError) -> str:
         text = error.read(4_000).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         text = ""
+    return _said(text) or str(error.reason)
+
+
+def _said(text: str) -> str:
+    """The message in an error's body, or the body itself, shortened."""
     try:
         found = json.loads(text)
         inner = found.get("error", found) if isinstance(found, dict) else found
         text = str(inner.get("message", inner)) if isinstance(inner, dict) else str(inner)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    return " ".join(text.split())[:300] or str(error.reason)
+    return _whole(" ".join(text.split())[:_SHOWN])
+
+
+def _whole(text: str) -> str:
+    """A text that has a UTF-8 form: half of a surrogate pair, which JSON can hold, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _never_sent(error: Exception) -> bool:

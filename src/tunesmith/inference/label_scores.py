@@ -1,0 +1,172 @@
+"""How probable each of many answers is after a prompt, exactly, in one pass for all of them.
+
+Answers are sequences of tokens that often begin alike, so they are laid out as a tree: one node for every different
+beginning. All nodes follow the prompt in a single sequence, each at the position it would have behind the prompt, and
+a mask lets it see the prompt and its own ancestors only. A pass over prompt and tree therefore gives, at every node,
+the same next-token probabilities as a pass over the prompt and that beginning alone; an answer's log-probability is the
+sum along its path. (The layout is that of tree attention, arXiv:2305.09781.)
+
+`score_rows` gives each answer a row of its own: it serves models whose attention takes no such mask. Which of the two a
+model needs is not assumed: the first prompt is scored both ways.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.inference.behind_prefix import Prefix
+
+_BYTES = 256 * 2**20
+"""Memory that the logits, or the mask, of one pass may take."""
+_ALIKE = 1e-3
+"""Largest difference of log-probabilities (relative from 1 on) at which both ways count as the same."""
+
+Ids = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTree:
+    """Answers as a tree. Node 0 is the prompt's end; node n > 0 holds `tokens[n - 1]` below `parents[n - 1]`.
+
+    `edges` are the pairs (node, next token) that occur, `paths` those of each answer. Last tokens have no node: what
+    comes after them does not matter.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    depths: tuple[int, ...]
+    edges: tuple[tuple[int, int], ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    def sight(self) -> Tensor:
+        """Which node sees which, bool [N, N]: itself and its ancestors (the prompt's end not counted)."""
+        size = len(self.tokens)
+        seen = torch.eye(size, dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent:
+                seen[node] |= seen[parent - 1]
+        return seen
+
+
+def answer_tree(answers: Sequence[Ids]) -> AnswerTree:
+    """The tree of token sequences; none may be empty."""
+    tokens: list[int] = []
+    parents: list[int] = []
+    depths: list[int] = []
+    nodes: dict[tuple[int, int], int] = {}
+    edges: dict[tuple[int, int], int] = {}
+    paths = []
+    for answer in answers:
+        at, path = 0, []
+        for depth, token in enumerate(answer):
+            path.append(edges.setdefault((at, token), len(edges)))
+            if depth == len(answer) - 1:
+                break
+            if (at, token) not in nodes:
+                tokens.append(token)
+                parents.append(at)
+                depths.append(depth)
+                nodes[at, token] = len(tokens)
+            at = nodes[at, token]
+        paths.append(tuple(path))
+    return AnswerTree(tuple(tokens), tuple(parents), tuple(depths), tuple(edges), tuple(paths))
+
+
+def rows_at_once(tree: AnswerTree, width: int, shared: int, vocabulary: int) -> int:
+    """How many prompts of up to `width` own tokens fit one pass."""
+    nodes = len(tree.tokens) + 1
+    mask = (width + nodes) * (shared + width + nodes)
+    return max(1, _BYTES // (4 * max(nodes * vocabulary, mask)))
+
+
+def score_tree(
+    model: Any, cache: Any, shared: int, rest: Sequence[Ids], tree: AnswerTree, prefix: Prefix | None = None
+) -> Tensor:
+    """Log-probabilities [len(rest), answers], fp32.
+
+    `rest` are the tokens of every row behind the `shared` first ones, at least one each. Those are in `cache`, or where
+    the model attends behind a `prefix` (`attending_behind`) in that, and the cache is empty.
+    """
+    parameter = next(model.parameters())
+    count, width, nodes, first = len(rest), max(map(len, rest)), len(tree.tokens), shared
+    shared = 0 if prefix is not None else shared
+    ids = torch.zeros(count, width + nodes, dtype=torch.long)
+    places = torch.zeros(count, width + nodes, dtype=torch.long)
+    seen = torch.zeros(count, width + nodes, shared + width + nodes, dtype=torch.bool)
+    seen[:, :, :shared] = True
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    sight, depths = tree.sight(), torch.tensor(tree.depths, dtype=torch.long)
+    for row, piece in enumerate(rest):  # padded on the left, between the shared beginning and the row's own part
+        start = width - len(piece)
+        ids[row, start:width] = torch.tensor(piece)
+        ids[row, width:] = torch.tensor(tree.tokens, dtype=torch.long)
+        places[row, start:width] = first + torch.arange(len(piece))
+        places[row, width:] = first + len(piece) + depths
+        seen[row, :width, shared : shared + width] = causal
+        seen[row, width:, shared : shared + width] = True
+        seen[row, start:, shared : shared + start] = False
+        seen[row, width:, shared + width :] = sight
+    hidden = torch.zeros(seen.shape, dtype=parameter.dtype).masked_fill_(~seen, torch.finfo(parameter.dtype).min)
+    device = parameter.device
+    out = model(
+        input_ids=ids.to(device),
+        attention_mask=hidden[:, None].to(device),
+        position_ids=places.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=torch.arange(width - 1, width + nodes, device=device),
+        **({} if prefix is None else {"prefix": prefix}),
+    )
+    logits = out.logits
+    at = torch.tensor([edge[0] for edge in tree.edges], device=device)
+    token = torch.tensor([edge[1] for edge in tree.edges], device=device)
+    steps = logits[:, at, token].float() - logits.float().logsumexp(-1)[:, at]
+    return torch.stack([steps[:, list(path)].sum(-1) for path in tree.paths], dim=1)
+
+
+def score_rows(model: Any, cache: Any, prompt: Ids, answers: Sequence[Ids], vocabulary: int) -> Tensor:
+    """Log-probabilities [answers], fp32, of answers after one prompt: a row for each, behind the prompt's own pass.
+
+    `cache` is an empty one. Padding stands behind the answers, where nothing sees it.
+    """
+    device = next(model.parameters()).device
+    out = model(
+        input_ids=torch.tensor([prompt], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1
+    )
+    first = out.logits[0, -1].float().log_softmax(-1)
+    at_once = max(1, _BYTES // (4 * max(map(len, answers)) * vocabulary))
+    found = []
+    for start in range(0, len(answers), at_once):
+        part = answers[start : start + at_once]
+        width = max(map(len, part))
+        ids = torch.zeros(len(part), width, dtype=torch.long)
+        for row, answer in enumerate(part):
+            ids[row, : len(answer)] = torch.tensor(answer)
+        ids = ids.to(device)
+        scores = first[ids[:, :1]]
+        if width > 1:
+            repeated = copy.deepcopy(out.past_key_values)
+            repeated.batch_repeat_interleave(len(part))
+            steps = (
+                model(input_ids=ids[:, :-1], past_key_values=repeated, use_cache=True).logits.float().log_softmax(-1)
+            )
+            scores = torch.cat([scores, steps.gather(-1, ids[:, 1:, None]).squeeze(-1)], dim=1)
+        found += [scores[row, : len(answer)].sum() for row, answer in enumerate(part)]
+    return torch.stack(found)
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two ways came to the same log-probabilities, up to rounding."""
+    allowed = _ALIKE * torch.maximum(one.abs(), other.abs()).clamp_min(1.0)
+    return bool(((one - other).abs() <= allowed).all())
+
+
+def takes_a_mask(model: Any) -> bool:
+    """Whether the model's attention can be given a mask of our own."""
+    return getattr(model.config, "_attn_implementation", None) in ("sdpa", "eager")

@@ -1,0 +1,63 @@
+"""The resolved recipe and the manifest of a run: what it is made of and on what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tunesmith.models.load import LoadedBase
+from tunesmith.pipeline.continuing import identity
+from tunesmith.pipeline.loading import TASK
+from tunesmith.pipeline.prepare import Prepared
+from tunesmith.recipe import dump_recipe, recipe_hash
+from tunesmith.recipe.schema import Recipe
+from tunesmith.runs import RunFolder, environment, write_json, write_text
+from tunesmith.tasks import task_record
+
+PARTS = ("train", "validation", "test")
+
+
+def record(prepared: Prepared, recipe: Recipe, folder: RunFolder) -> None:
+    """Write the resolved recipe and the manifest."""
+    reasons = {c.key: c.reason for c in prepared.choices}
+    write_text(folder.recipe_file, dump_recipe(prepared.recipe, reasons, omit_auto=True))
+    write_json(folder.path / TASK, task_record(prepared.task))
+    rows = prepared.rows
+    data = {
+        "files_sha256": rows.sources,
+        "splits_sha256": dict(rows.splits.hashes),
+        "rows": {part: len(getattr(rows.splits, part)) for part in PARTS},
+        "left_out": rows.left_out,
+    }
+    more = {
+        "chat_template": prepared.renderer.template,
+        "test_rows_in_training_text": list(prepared.seen_test_rows),
+    }
+    update_manifest(folder, recipe, prepared.recipe, data, prepared.base, more)
+
+
+def update_manifest(
+    folder: RunFolder,
+    asked: Recipe,
+    resolved: Recipe,
+    data: Mapping[str, Any],
+    base: LoadedBase,
+    more: Mapping[str, Any],
+) -> None:
+    """Write down rows, base, seed, environment and command; `more` is said of the base."""
+    folder.update_manifest(
+        recipe_sha256=recipe_hash(identity(asked)),
+        data=dict(data),
+        base={
+            "model": base.name,
+            "revision": base.revision,
+            "weights_sha256": base.weights_sha256,
+            "parameters": base.parameters,
+            "context": base.context,
+            **more,
+        },
+        seed=resolved.train.seed,
+        environment=environment(),
+        command=sys.argv,
+    )

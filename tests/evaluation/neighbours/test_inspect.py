@@ -1,0 +1,78 @@
+"""A run as Inspect samples and logs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.evaluation.neighbours.made import INTENTS, make_evidence, prompt_of
+from tunesmith.evaluation.neighbours import Options, write_as
+
+
+def logs(folder: Path) -> dict[str, Any]:
+    """By candidate."""
+    read = (json.loads(path.read_text(encoding="utf-8")) for path in (folder / "logs").glob("*.json"))
+    return {log["eval"]["solver"]: log for log in read}
+
+
+def test_samples_hold_the_turns_of_the_tuned_model(tmp_path: Path) -> None:
+    made = write_as("inspect", make_evidence(tmp_path / "run"), tmp_path / "out", Options())
+    samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert [(s["input"][-1]["content"], s["target"]) for s in samples] == INTENTS
+    assert samples[0]["input"][0] == {"role": "system", "content": "Sort it."} and samples[0]["id"] == "row0"
+    assert "inspect view" in made.use and "turns" in made.notes[0]
+
+
+def test_without_turns_samples_hold_bare_questions_and_say_so(tmp_path: Path) -> None:
+    made = write_as("inspect", make_evidence(tmp_path / "run", conversations=False), tmp_path / "out", Options())
+    samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert samples[0]["input"] == "My card never came" and "bare questions" in made.notes[0]
+
+
+def test_a_log_has_every_row_and_the_run_s_numbers(tmp_path: Path) -> None:
+    evidence = make_evidence(tmp_path / "run")
+    write_as("inspect", evidence, tmp_path / "out", Options())
+    found = logs(tmp_path / "out")
+    assert set(found) == {"tuned", "few_shot", "trivial_majority"}
+    few = found["few_shot"]
+    metrics = {score["name"]: score["metrics"] for score in few["results"]["scores"]}
+    assert metrics["accuracy"]["value"]["value"] == 0.4 and metrics["accuracy"]["low"]["value"] == pytest.approx(0.3)
+    assert [sample["scores"]["accuracy"]["value"] for sample in few["samples"]] == [1, 1, 0, 0, 0]
+    assert few["samples"][1]["input"] == prompt_of("Where is my card?", "\n<u>shown</u>\n<a>so")
+    assert few["stats"]["model_usage"]["tunesmith/few_shot"] == {
+        "input_tokens": 35,
+        "output_tokens": 15,
+        "total_tokens": 50,
+    }
+
+
+def test_several_references_are_several_targets(tmp_path: Path) -> None:
+    rows = [("capital?", '["Paris", "the city"]'), ("other?", "one")]
+    evidence = make_evidence(tmp_path / "run", "question_answering", rows, {"tuned": ["Paris", "one"]})
+    write_as("inspect", evidence, tmp_path / "out", Options())
+    assert [s["target"] for s in logs(tmp_path / "out")["tuned"]["samples"]] == [["Paris", "the city"], "one"]
+
+
+def test_half_characters_of_a_model_of_bytes_can_be_written(tmp_path: Path) -> None:
+    evidence = make_evidence(tmp_path / "run", "generation", [("q", "a")] * 2, {"tuned": ["\udce4", "a"]})
+    write_as("inspect", evidence, tmp_path / "out", Options())
+    assert logs(tmp_path / "out")["tuned"]["samples"][0]["output"]["choices"][0]["message"]["content"] == "?"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason="inspect_ai is not installed")
+def test_inspect_reads_what_is_written(tmp_path: Path) -> None:
+    write_as("inspect", make_evidence(tmp_path / "run"), tmp_path / "out", Options())
+    log: Any = importlib.import_module("inspect_ai.log")
+    dataset: Any = importlib.import_module("inspect_ai.dataset")
+    listed = log.list_eval_logs(str(tmp_path / "out/logs"))
+    assert len(listed) == 3
+    for one in map(log.read_eval_log, listed):
+        assert one.status == "success" and len(one.samples) == 5
+        assert {score.name for score in one.results.scores} == {"accuracy", "macro_f1"}
+    samples = dataset.json_dataset(str(tmp_path / "out/samples.jsonl"))
+    assert [(sample.input[-1].text, sample.target) for sample in samples] == INTENTS
