@@ -149,11 +149,12 @@ def measure(name: str, raw: Mapping[str, Any], bases: Mapping[str, str], out: Pa
     return {
         "name": name,
         "metric": str(report.metric),
+        "rule": report.ranking.rule,
         "rows": report.rows,
         "shots": report.shots,
         "compared_cpu_seconds": compared,
         "ranked": [by_path[one.base] for one in report.ranking.ranked],
-        "surely_behind": [by_path[one.base] for one in report.ranking.ranked if one.surely_behind],
+        "clearly_behind": [by_path[one.base] for one in report.ranking.ranked if one.clearly_behind],
         "left_out": {by_path[base]: reason for base, reason in report.ranking.left_out.items()},
         "before": before,
         "tuned": tuned,
@@ -190,7 +191,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
             "",
             f"Measured on {result['rows']} validation rows with {result['shots']} examples, in "
             f"{result['compared_cpu_seconds']:.0f} s of processor time for all bases. Tuned: {result['metric']} on "
-            f"{next(iter(result['tuned'].values()))['n']} test rows, with 95 % intervals.",
+            f"{next(iter(result['tuned'].values()))['n']} test rows, with 95 % intervals. Ranked by {result['rule']}.",
             "",
             "| base | parameters | answers behind examples | answers alone | inputs | few-shot | zero-shot | tuned |",
             "|---|---|---|---|---|---|---|---|",
@@ -204,7 +205,8 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
                 f"| {label} | {one['parameters']:,.0f} | {' | '.join(shown)} | "
                 f"{tuned['value']:.3f} ({tuned['low']:.3f} to {tuned['high']:.3f}) |"
             )
-        lines += ["", f"The order of `tunesmith bases`: {', '.join(result['ranked'])}."]
+        behind = ", ".join(result["clearly_behind"]) or "none"
+        lines += ["", f"The order of `tunesmith bases`: {', '.join(result['ranked'])}; clearly behind: {behind}."]
         for label, reason in result["left_out"].items():
             lines.append(f"Not ranked: {label} ({reason}).")
     return "\n".join(lines) + "\n"

@@ -7,10 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunesmith.data import convert, load_examples
 from tunesmith.data.examples import LoadResult
+from tunesmith.data.findings import FindingLog
+from tunesmith.data.formats import Sample, formats
 from tunesmith.data.reading import read_rows
+from tunesmith.data.types import Row
 from tunesmith.errors import DataError
 from tunesmith.recipe.schema import Data
 
@@ -257,6 +262,37 @@ def test_tests_can_be_converted_and_nothing_is_lost_unsaid(tmp_path: Path) -> No
     rows = [json.loads(line) for line in done.out.read_text().splitlines()]
     assert (done.rows, done.written) == (6, 3)
     assert rows[0]["messages"][-1] == {"role": "assistant", "content": "Paris"}
+
+
+# Whatever is in a row.
+
+_LEAF = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["{{q}}", "equals", "contains", "file://x", "system", "user", "example_user", "{% x %}"])
+)
+_KEYS = ("role", "content", "name", "type", "value", "assert", "vars", "q", "raw", "prefix", "question", "answer")
+_VALUE = st.recursive(
+    _LEAF,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4),
+    max_leaves=10,
+)
+_COLUMNS = ("vars", "assert", "prompts", "options", "__expected", "__prefix", "q", "input", "ideal", "item", "sample")
+
+
+@pytest.mark.parametrize("name", ["promptfoo", "openai_evals"])
+@given(values=st.dictionaries(st.sampled_from(_COLUMNS), _VALUE, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_every_row_is_an_example_or_has_a_reason(name: str, values: dict[str, object]) -> None:
+    log, row = FindingLog("rows"), Row(values, 3, "rows")
+    formats()[name].recognise(Sample([row], tuple(values)))
+    content = formats()[name].read(row, log)
+    if content is None:
+        assert log.findings()
+    else:
+        assert content.messages[-1].role == "assistant" and content.messages[-1].content.strip()
 
 
 # YAML as a source.

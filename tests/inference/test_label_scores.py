@@ -135,3 +135,27 @@ def test_a_tree_holds_every_answer_once(answers: list[list[int]]) -> None:
     sight = tree.sight()
     for node, depth in enumerate(tree.depths):
         assert int(sight[node].sum()) == depth + 1
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gpt2"])
+def test_half_precision_is_scored_in_one_pass_too(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[int] = []
+    original = torch_engine.score_rows
+    monkeypatch.setattr(torch_engine, "score_rows", lambda *a: plain.append(1) or original(*a))
+    asked = prompts("a long beginning that all of the prompts share: be kind", (30, 20, 10))
+    made = engine(family, model=build(family).bfloat16())
+    found = list(made.score(asked, [LABELS] * 3))
+    assert len(plain) == 1 and made._attends_behind
+    wide = list(engine(family).score(asked, [LABELS] * 3))
+    for scores, exact in zip(found, wide, strict=True):
+        assert scores == pytest.approx(exact, rel=0.05)
+
+
+def test_a_wrong_mask_is_seen_in_half_precision() -> None:
+    model = build("llama").bfloat16()
+    forward = model.forward
+    model.forward = lambda *a, attention_mask=None, **k: forward(*a, **k)
+    made = engine(model=model)
+    ids = made.renderer.prompt_ids(prompts("", (30,))[0])
+    said = tuple([*made.renderer.tokenizer.encode(label, add_special_tokens=False), 256] for label in LABELS)
+    assert not made._tree_serves(ids, said)

@@ -12,8 +12,9 @@ from tunesmith.data.types import Message
 from tunesmith.inference import torch_engine
 from tunesmith.inference.prefixes import may_share
 from tunesmith.inference.torch_engine import TorchEngine
-from tunesmith.inference.types import Generation
+from tunesmith.inference.types import Generation, Sampling
 from tunesmith.models.lora import LoraSettings, attach_lora
+from tunesmith.tasks.types import AnswerForm
 from tunesmith.text.render import Renderer
 
 LENGTHS = (3, 40, 1, 17, 17, 90, 5, 33, 2, 61, 8)
@@ -239,3 +240,19 @@ def test_it_leaves_no_gradients():
     model = build("llama")
     list(engine(model=model).generate(prompts(), 2))
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_way_of_answering_on_a_gpu(family):
+    """Free, held to a form, drawn and scored, as on a CPU up to rounding."""
+    here, there = engine(family, model=build(family)), engine(family, model=build(family).cuda())
+    asked = prompts("a long beginning that all of the prompts share: be kind")
+    form = AnswerForm(("warm", "cold"), closing='"')
+    for made in (here, there):
+        assert all(one.stopped for one in made.generate(asked, NEW, forms=[form] * len(asked)))
+        assert len(list(made.generate(asked, NEW, sampling=Sampling(0.8, 1)))) == len(asked)
+    labels = [("warm", "cold", "warm and cold")] * len(asked)
+    for one, other in zip(here.score(asked, labels), there.score(asked, labels), strict=True):
+        assert one == pytest.approx(other, rel=1e-2)

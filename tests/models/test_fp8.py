@@ -66,8 +66,10 @@ def test_a_trained_weight_is_encoded_as_it_is_now():
 def test_a_frozen_weight_is_encoded_once(monkeypatch):
     layer = Fp8Linear(32, 32, bias=False).train()
     layer.weight.requires_grad_(False)
+    layer.hold_codes()
     x = torch.randn(20, 32)
     first = layer(x)
+    assert list(layer.state_dict()) == ["weight"]
     monkeypatch.setattr("tunesmith.models.fp8.WeightCodes.of", lambda weight: pytest.fail("encoded again"))
     assert torch.equal(layer(x), first)
 

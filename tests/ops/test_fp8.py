@@ -77,7 +77,8 @@ def test_a_frozen_weight_costs_no_kept_input():
     saved: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         linear8(x, weight, None, held).sum().backward()
-    assert saved == [] and x.grad is not None and x.grad.norm() > 0
+    assert saved and all(any(t is kept for kept in (held.columns.codes, held.columns.scales)) for t in saved)
+    assert x.grad is not None and x.grad.norm() > 0
 
 
 def test_which_sizes_and_devices_it_takes():

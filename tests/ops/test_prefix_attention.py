@@ -159,7 +159,7 @@ def test_dropout_takes_the_plain_form_and_shares_nothing():
     assert torch.equal(out[0], expected)
     whole = attention_reference(*flat, Packing.of([5, 7]), ScoreRule(0.3))  # type: ignore[arg-type]
     assert not torch.allclose(out[0], whole)
-    with pytest.raises(EngineError, match="cannot share prefixes"):
+    with pytest.raises(EngineError, match="neither share prefixes"):
         packed_attention(nn.Module(), *tensors, None, packing=Packing.of([5, 7], continued=[(0, 1)]), **options)  # type: ignore[arg-type]
 
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is refused because this machine lacks it."""
-    monkeypatch.setattr(planning, "refuse_absent", lambda train, device: None)
+    monkeypatch.setattr(planning, "refuse_absent", lambda recipe, device: None)
 
 
 def trained(folder: Path, out: Path, **train: Any) -> tuple[Result, list[dict[str, Any]]]:
@@ -90,6 +90,7 @@ def test_eight_bits_train_and_leave_the_base_as_it_was(folder: Path, tmp_path: P
     assert result.recipe.train.precision == "fp8"
 
 
+@pytest.mark.slow
 def test_compiled_layers_train(folder: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "compiled_layers", partial(compiling.compiled_layers, backend="eager"))
     monkeypatch.setattr(training, "cache_folder", lambda: tmp_path / "cache")

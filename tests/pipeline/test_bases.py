@@ -134,7 +134,7 @@ def entry(
         tokens_per_byte=0.3, metric="accuracy", inputs=None, answers=None, shown=None, shots=0, zero_shot=None,
         few_shot=None, tune_memory_bytes=1, serve_memory_bytes=1, train_tokens_per_second=1.0, training_seconds=1.0,
         answer_seconds=1.0, answer_tokens_per_second=1.0, servers=("peft",), not_servable={}, seconds=1.0,
-        row_bits=rows,
+        ranked_by="shown", row_bits=rows,
     )  # fmt: skip
     licence = LicenceCheck("L", "commercial", permission, "", ())  # type: ignore[arg-type]
     return BaseEntry(name, licence, BaseFiles("here", True), measured)
@@ -146,12 +146,23 @@ def test_fewest_bits_first_and_a_small_difference_is_called_one():
         ("poor", "good one", "same"), key=lambda name: {o.base: o.bits_per_byte for o in found.ranked}[name]
     )
     by_name = {one.base: one for one in found.ranked}
-    assert by_name["poor"].place == 3 and by_name["poor"].surely_behind
+    assert by_name["poor"].place == 3 and by_name["poor"].clearly_behind
     close = by_name["same"] if by_name["same"].place == 2 else by_name["good one"]
-    assert not close.surely_behind and close.behind is not None and close.low is not None and close.low <= close.behind
-    assert "Not surely behind" in found.conclusion
+    assert not close.clearly_behind and close.behind is not None and close.low is not None and close.low <= close.behind
+    assert "Not clearly behind" in found.conclusion
     if found.ranked[0].base == "good one":
         assert "same is 10.0 times smaller" in found.conclusion
+
+
+def test_a_sure_difference_of_less_than_a_tenth_is_none():
+    found = rank([entry("first", 1.0, noise=0), entry("close", 1.08, noise=0), entry("far", 1.2, noise=0)])
+    assert [(one.base, one.clearly_behind) for one in found.ranked] == [
+        ("first", False),
+        ("close", False),
+        ("far", True),
+    ]
+    assert found.ranked[1].low == pytest.approx(0.08)
+    assert "Not clearly behind: close." in found.conclusion and "on the answers" in found.rule
 
 
 def test_what_cannot_or_may_not_be_used_is_out_with_its_reason():
@@ -194,6 +205,8 @@ def test_bases_of_all_kinds_side_by_side(project, tunesmith, base):
     assert measured["tokens_per_byte"] == pytest.approx(1.0)  # a token is a byte
     assert measured["zero_shot"]["rows"] == 10 and measured["zero_shot"]["k"] == 0  # all validation rows there are
     assert measured["few_shot"]["k"] == 2 and measured["few_shot"]["way"] == "scored"
+    assert measured["ranked_by"] == "inputs" and "on the inputs" in report["ranking"]["rule"]  # labels say little
+    assert report["ranking"]["ranked"][0]["bits_per_byte"] == pytest.approx(measured["inputs"]["value"])
     assert measured["tune_memory_bytes"] > measured["serve_memory_bytes"] > 4 * measured["parameters"]
     assert measured["training_seconds"] > 0 and measured["answer_seconds"] > 0
     assert "peft" in measured["servers"]

@@ -42,6 +42,30 @@ def test_a_finished_run_is_read_again_until_its_rows_change(tmp_path: Path, base
     assert changed.training["adapter_sha256"] != first.training["adapter_sha256"]
 
 
+def test_a_metric_that_was_edited_and_documents_that_grew_are_noticed(tmp_path: Path, base: Path) -> None:
+    write_csv(tmp_path / "rows.csv", tone_rows(60))
+    metric = tmp_path / "worth.py"
+    metric.write_text("def worth(answer, expected):\n    return 0.25\n")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("A friendly tone is warm.")
+    asked = recipe_for(tmp_path, base, baselines=["trivial"], documents=str(tmp_path / "texts")).model_dump()
+    asked["task"] |= {"metrics": {"worth": {"formula": f"{metric}:worth"}}}
+
+    def worth() -> float:
+        result = run(Recipe.model_validate(asked), out=tmp_path / "run")
+        assert result.comparison is not None
+        return next(v.value for v in result.comparison.values if v.metric == "worth")
+
+    events = tmp_path / "run" / "events.jsonl"
+    assert worth() == 0.25
+    metric.write_text("def worth(answer, expected):\n    return 0.75\n")
+    assert worth() == 0.75
+    told = events.read_bytes()
+    assert worth() == 0.75 and events.read_bytes() == told
+    (tmp_path / "texts" / "b.txt").write_text("A rude tone is cold.")
+    assert worth() == 0.75 and events.read_bytes() != told
+
+
 def test_check_lists_data_errors_beside_a_base_that_cannot_be_loaded(tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", [*tone_rows(60), ("one", "two,three,four")])
     (tmp_path / "empty").mkdir()

@@ -97,10 +97,9 @@ def test_killed_in_every_stage_it_ends_as_the_uninterrupted_run(folder, whole):
     printed = json.loads(out)
     assert printed["training"]["adapter_sha256"] == whole["training"]["adapter_sha256"]
     assert printed["comparison"] == whole["comparison"]
-    # Two trivial candidates score alike here; the faster one is named, and how fast they are is measured anew.
-    assert {k: printed["verdict"][k] for k in ("decision", "rule", "rows_needed")} == {
-        k: whole["verdict"][k] for k in ("decision", "rule", "rows_needed")
-    }
+    # Trivial candidates score alike here: which of them is named must not depend on how fast they were this time.
+    same = ("decision", "candidate", "rule", "rows_needed")
+    assert {k: printed["verdict"][k] for k in same} == {k: whole["verdict"][k] for k in same}
     for name in CANDIDATES:
         file = Path("evaluation") / f"{name}.jsonl"
         assert (cut / file).read_bytes() == (folder / "whole" / file).read_bytes(), name

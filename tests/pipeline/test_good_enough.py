@@ -21,7 +21,7 @@ def test_it_stops_before_training_and_goes_on_where_told_to(project, tunesmith):
     assert said.code == 0 and said.json["training"] is None
     verdict = said.json["verdict"]
     assert (verdict["rule"], verdict["decision"]) == ("alternative_reaches_target", "use_trivial")
-    assert verdict["candidate"] == "trivial_tfidf_lr" and "so nothing was trained" in verdict["reason"]
+    assert verdict["candidate"] == "trivial_knn" and "so nothing was trained" in verdict["reason"]
     assert not (run / "adapter").exists() and not (run / "training.json").exists()
     assert (run / "report.html").is_file() and "alternative_reaches_target" in (run / "report.html").read_text()
     assert stages(run) == ["check", "baselines", "verdict"]

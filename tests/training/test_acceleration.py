@@ -96,9 +96,11 @@ def test_compiling_pays_for_long_trainings():
 def test_what_is_asked_for_and_absent_is_refused_at_once():
     asked = recipe(cuda_graphs="on", precision="fp8")
     with pytest.raises(RecipeError) as caught:
-        refuse_absent(asked.train, torch.device("cpu"))
+        refuse_absent(asked, torch.device("cpu"))
     text = str(caught.value)
     assert "train.cuda_graphs" in text and "train.precision" in text and "only GPUs have 8-bit floats" in text
-    refuse_absent(recipe(compile="on").train, torch.device("cpu"))
+    refuse_absent(recipe(compile="on"), torch.device("cpu"))
     with pytest.raises(RecipeError, match="divided"):
-        refuse_absent(recipe(compile="on", sharding="fsdp").train, torch.device("cpu"))
+        refuse_absent(recipe(compile="on", sharding="fsdp"), torch.device("cpu"))
+    with pytest.raises(RecipeError, match="held in nf4"):
+        refuse_absent(recipe({"quantize": "nf4"}, precision="fp8"), torch.device("cpu"))

@@ -10,7 +10,7 @@ from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.verdict.decision import RULES
 from tunesmith.verdict.headline import headline, title_of
 from tunesmith.verdict.reasons import decision_for
-from tunesmith.verdict.types import Verdict
+from tunesmith.verdict.types import CandidateCost, Verdict
 
 TUNED = evaluation("tuned", (0.861, 0.82, 0.89))
 FEW_SHOT = evaluation("few_shot", (0.749, 0.70, 0.79))
@@ -117,16 +117,17 @@ def test_far_weaker_alternatives_do_not_blur_the_choice() -> None:
     assert decided([TUNED, best, *weak], [pair("few_shot", (-0.03, -0.065, 0.008)), *far]).decision == "keep_prompting"
 
 
-def test_of_equal_alternatives_the_cheaper_is_best_then_the_first_by_name() -> None:
-    others = [evaluation(name, (0.75, 0.7, 0.8)) for name in ("zero_shot", "few_shot", "retrieval")]
-    pairs = [pair(name, (0.111, 0.08, 0.14)) for name in ("zero_shot", "few_shot", "retrieval")]
-    costs = {
-        "zero_shot": cost("zero_shot", 2.0),
-        "few_shot": cost("few_shot", 3.0),
-        "retrieval": cost("retrieval", 1.0),
-    }
-    assert decided([TUNED, *others], pairs, costs=costs).best_alternative == "retrieval"
-    assert decided([TUNED, *others], pairs).best_alternative == "few_shot"
+def test_of_equal_alternatives_the_lightest_is_best_however_fast_each_was_measured() -> None:
+    names = ("zero_shot", "few_shot", "retrieval", "remote_large")
+    others = [evaluation(name, (0.75, 0.7, 0.8)) for name in names]
+    pairs = [pair(name, (0.111, 0.08, 0.14)) for name in names]
+    tokens = {"zero_shot": 30.0, "few_shot": 300.0, "retrieval": 200.0, "remote_large": 10.0}
+    for money in (1.0, 5.0):
+        costs = {name: CandidateCost(name, tokens[name], 2.0, 0.1, 0.2, money, 0.0) for name in names}
+        costs["few_shot"] = CandidateCost("few_shot", 300.0, 2.0, 0.1, 0.2, 3.0, 0.0)
+        assert decided([TUNED, *others], pairs, costs=costs).best_alternative == "zero_shot"
+        assert decided([TUNED, others[3]], pairs[3:], costs=costs).best_alternative == "remote_large"
+    assert decided([TUNED, *others], pairs).best_alternative == "few_shot"  # nothing is known: the first by name
 
 
 class TestTarget:

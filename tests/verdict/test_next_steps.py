@@ -119,6 +119,14 @@ def test_two_labels_that_are_confused_are_named() -> None:
     assert "confused_labels" not in codes(next_steps(with_tuned(data, [*rows[:-20], *spread]), limit=20))
 
 
+def test_a_near_miss_costs_less_than_a_row() -> None:
+    data = plain()
+    near = [replace(row, expected="a", answer="b", parsed="b", scores=dict.fromkeys(row.scores, 0.75))
+            for row in tuned(data).rows[-20:]]  # fmt: skip
+    found = step(with_tuned(data, [*tuned(data).rows[:-20], *near], task="ordinal"), "confused_labels")
+    assert found.gain == pytest.approx(20 * 0.25 / 100)
+
+
 def test_labels_that_look_wrong() -> None:
     noisy = Finding("label_noise", "warning", "labels that look wrong", "look at them", 24)
     data = replace(plain(), findings=(noisy,), split_sizes={"train": 336, "validation": 44, "test": 100})

@@ -26,6 +26,8 @@ from tunesmith.evaluation.nearness import Side, Vectors
 Pooling = Literal["mean", "cls", "lasttoken"]
 _WHERE = "evaluate.embedding_model"
 _BATCH_TOKENS = 8_192
+_KNOWN = ("Transformer", "Pooling", "Normalize")
+"""Layers of an encoder, by their names in `modules.json`, that are computed here."""
 _SIDES: Mapping[Side, tuple[str, ...]] = {"query": ("query",), "passage": ("passage", "document", "corpus")}
 
 
@@ -104,7 +106,8 @@ class TextEncoder:
 def load_encoder(source: str, *, cache: Path | None = None, device: torch.device | str | None = None) -> TextEncoder:
     """The encoder of a folder or hub id. `cache`: the folder in which vectors are kept.
 
-    Code that comes with a model is never run. Raises `EngineError` where it cannot be loaded or pools in another way.
+    Code that comes with a model is never run. Raises `EngineError` where it cannot be loaded, pools in another way, or
+    does more to its vectors than is done here.
     """
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
@@ -112,8 +115,9 @@ def load_encoder(source: str, *, cache: Path | None = None, device: torch.device
 
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        # Said, not left out: transformers would ask at the terminal whether to run code that comes with the model.
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise EngineError(
             f"the encoder could not be loaded: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
@@ -121,14 +125,15 @@ def load_encoder(source: str, *, cache: Path | None = None, device: torch.device
             expected="an encoder with safetensors weights and a tokenizer",
             fix="check the name, the network, or give a local folder",
         ) from error
+    _require_known(_settings(source, "modules.json"), source)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return TextEncoder(
         model.to(device),
         tokenizer,
         _identity(source, model),
-        pooling=_pooling(_settings(source, "1_Pooling/config.json"), source),
-        prefixes=_prefixes(_settings(source, "config_sentence_transformers.json")),
-        longest=_longest(_settings(source, "sentence_bert_config.json"), model, tokenizer),
+        pooling=_pooling(_values(source, "1_Pooling/config.json"), source),
+        prefixes=_prefixes(_values(source, "config_sentence_transformers.json")),
+        longest=_longest(_values(source, "sentence_bert_config.json"), model, tokenizer),
         cache=cache,
     )
 
@@ -144,36 +149,54 @@ def _pooled(states: Tensor, seen: Tensor, pooling: Pooling) -> Tensor:
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
-def _settings(source: str, name: str) -> Mapping[str, Any]:
-    """A JSON file that comes with the model; empty where it has none."""
+def _values(source: str, name: str) -> Mapping[str, Any]:
+    """The fields of a JSON file that comes with the model; empty where it has none."""
+    found = _settings(source, name)
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(source: str, name: str) -> Any:
+    """What a JSON file that comes with the model holds; None where it has none."""
     if Path(source).expanduser().is_dir():
         path = Path(source).expanduser() / name
     else:
         try:
             path = Path(hf_hub_download(source, name))
         except (EntryNotFoundError, LocalEntryNotFoundError):
-            return {}
+            return None
         except (HfHubHTTPError, OSError) as error:
             raise EngineError(f"{name} could not be read: {error}", where=f"{_WHERE}: {source}") from error
     if not path.is_file():
-        return {}
+        return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(f"{name} is no JSON: {error}", where=f"{_WHERE}: {source}") from error
-    return found if isinstance(found, dict) else {}
+
+
+def _require_known(modules: Any, source: str) -> None:
+    """Raise `EngineError` where the model's vectors go through more than is computed here, such as a last layer."""
+    kinds = [str(one.get("type", "")).rpartition(".")[2] for one in modules or () if isinstance(one, dict)]
+    further = [kind for kind in kinds if kind not in _KNOWN]
+    if further:
+        raise EngineError(
+            f"this encoder has further layers behind its pooling: {', '.join(further)}",
+            where=f"{_WHERE}: {source}",
+            expected=" and ".join(_KNOWN),
+            fix="choose another encoder",
+        )
 
 
 def _pooling(settings: Mapping[str, Any], source: str) -> Pooling:
+    """Told by a switch for each kind, or by name; the mean where nothing is told."""
     wanted = [key.removeprefix("pooling_mode_") for key, value in settings.items() if value is True and "mode_" in key]
+    if isinstance(named := settings.get("pooling_mode"), str):
+        wanted = [named]
     if not wanted:
         return "mean"
-    known: dict[tuple[str, ...], Pooling] = {
-        ("mean_tokens",): "mean",
-        ("cls_token",): "cls",
-        ("lasttoken",): "lasttoken",
-    }
-    pooling = known.get(tuple(wanted))
+    known: dict[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls"}
+    known |= {"mean": "mean", "cls": "cls", "lasttoken": "lasttoken"}
+    pooling = known.get(wanted[0]) if len(wanted) == 1 else None
     if pooling is None:
         raise EngineError(
             f"this encoder pools by {', '.join(wanted)}",

@@ -8,8 +8,9 @@ before is found whole. Sizes are tokens of the model that reads them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from tunesmith.data.types import Example
 from tunesmith.evaluation.document_files import Document
@@ -22,6 +23,8 @@ _SPARE = 4
 """Passages looked up beyond those wanted, in place of some that hold the row."""
 _OWN_ROW_WORDS = 4
 """A shorter question stands in many texts that are not the row: it counts where a passage says little else."""
+_NEAR = 1500
+"""Characters between a row's question and its answer at most, where a document counts as holding the row."""
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(
     r"(?<=[.!?…])[\"'”’»)\]]*\s+"
@@ -86,23 +89,28 @@ class PassageFinder:
     """The passages nearest to a question, by shared words or by an encoder.
 
     A passage that holds a row itself, its question and its expected answer, is never given for that row: it would be
-    the solution. `held_out` are the rows for which that happened.
+    the solution. Nor is one that holds the answer, or a part of it, where its question stands close by in the same
+    document. `held_out` are the rows for which that happened.
     """
 
     def __init__(self, passages: Sequence[Passage], encoder: Encoder | None = None) -> None:
         self.passages = tuple(passages)
         self._index = index_of([_searched(passage) for passage in self.passages], encoder, "passage")
-        self._words: dict[int, list[str]] = {}
+        self._places: dict[Document, list[int]] = {}
+        for place, passage in enumerate(self.passages):
+            self._places.setdefault(passage.document, []).append(place)
+        self._spoken: dict[Document, _Spoken] = {}
         self.held_out: set[str] = set()
 
     def nearest(self, example: Example, k: int) -> tuple[Passage, ...]:
         """The k passages nearest to `example`'s question, most similar first."""
         if k < 1:
             return ()
+        row = _Row(words(example.question), words(example.expected))
         for most in (k + _SPARE, len(self.passages)):
             found: list[Passage] = []
             for place in nearest_places(self._index, example.question, most):
-                if self._holds(place, example):
+                if row.stands_in(self._said_in(self.passages[place].document), place):
                     self.held_out.add(example.id)
                 else:
                     found.append(self.passages[place])
@@ -114,13 +122,75 @@ class PassageFinder:
         """These will be asked about next (see `Index.expect`)."""
         self._index.expect([example.question for example in examples])
 
-    def _holds(self, place: int, example: Example) -> bool:
-        question, expected = words(example.question), words(example.expected)
-        if place not in self._words:
-            self._words[place] = words(self.passages[place].text)
-        said = self._words[place]
-        telling = len(question) >= _OWN_ROW_WORDS or len(said) <= 2 * (len(question) + len(expected))
-        return bool(question) and telling and _contains(said, question) and _contains(said, expected)
+    def _said_in(self, document: Document) -> _Spoken:
+        if document not in self._spoken:
+            self._spoken[document] = _spoken({place: self.passages[place] for place in self._places[document]})
+        return self._spoken[document]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """The words of a document with a space before and behind each; `spans` are those of its passages, by their place.
+
+    Neighbouring spans share the space between them.
+    """
+
+    text: str
+    spans: Mapping[int, tuple[int, int]]
+
+
+def _spoken(passages: Mapping[int, Passage]) -> _Spoken:
+    """The words of the document that these passages are of, each part of its text read once."""
+    ends = {place: (one.start, one.start + len(one.text)) for place, one in passages.items()}
+    whole = next(iter(passages.values())).document.text
+    marks = sorted({0, len(whole), *(mark for pair in ends.values() for mark in pair)})
+    at, parts = {0: 0}, [" "]
+    for start, end in pairwise(marks):
+        said = "".join(f"{word} " for word in words(whole[start:end]))
+        at[end] = at[start] + len(said)
+        parts.append(said)
+    return _Spoken("".join(parts), {place: (at[start], at[end] + 1) for place, (start, end) in ends.items()})
+
+
+class _Row:
+    """A row by its words, looked for in documents."""
+
+    def __init__(self, question: Sequence[str], expected: Sequence[str]) -> None:
+        self._question, self._expected = (f" {' '.join(part)} " if part else "" for part in (question, expected))
+        self._words = len(question) + len(expected)
+        self._telling = len(question) >= _OWN_ROW_WORDS
+
+    def stands_in(self, document: _Spoken, place: int) -> bool:
+        """Whether a passage says the row's answer, or a part of it, where its question stands in it or near by.
+
+        An answer without words (a number of stars, a smiley) is taken to be said wherever the question is.
+        """
+        if not self._question:
+            return False
+        start, end = document.spans[place]
+        said = document.text[start:end]
+        if self._question in said and self._expected in said:
+            return self._telling or said.count(" ") - 1 <= 2 * self._words
+        if not self._telling or not self._expected:
+            return False
+        return any(
+            answer < end - 1 and start < answer + len(self._expected) - 1
+            for question in _places_of(self._question, document.text, 0, len(document.text))
+            for answer in _places_of(self._expected, document.text, *self._around(question))
+        )
+
+    def _around(self, question: int) -> tuple[int, int]:
+        """Where the answer may stand to a question that begins there."""
+        reach = _NEAR + len(self._expected)
+        return max(0, question - reach), question + len(self._question) + reach
+
+
+def _places_of(wanted: str, text: str, start: int, end: int) -> Iterator[int]:
+    """Where a text stands within another one."""
+    place = text.find(wanted, start, end)
+    while place >= 0:
+        yield place
+        place = text.find(wanted, place + 1, end)
 
 
 def with_passages(example: Example, passages: Sequence[Passage]) -> Example:
@@ -136,11 +206,6 @@ def with_passages(example: Example, passages: Sequence[Passage]) -> Example:
     content = f"These passages may help:\n\n{shown}\n\nThe question:\n{asked.content}"
     messages = (*example.messages[:place], replace(asked, content=content), *example.messages[place + 1 :])
     return replace(example, messages=messages)
-
-
-def _contains(said: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether these words stand in a text one after the other."""
-    return f" {' '.join(wanted)} " in f" {' '.join(said)} "
 
 
 def _searched(passage: Passage) -> str:

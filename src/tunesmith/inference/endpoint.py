@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 import threading
 import time
 import urllib.error
@@ -152,13 +153,27 @@ class Endpoint:
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     def check(self) -> None:
-        """Raise `RecipeError` for an address that is none, or that would send the key in the clear to somebody else."""
+        """Raise `RecipeError` for an address or key that cannot be sent, or a key that would be sent in the clear."""
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.username or parts.password:
+            raise RecipeError(
+                f"the address of {self.host} holds a user name or password",
+                where=self.set_by,
+                expected="an address alone: it is written into the run and its report",
+                fix="give a key by its environment variable",
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[!-~]+", self.url):
             raise RecipeError(
                 f"{self.url!r} is no address of an endpoint",
                 where=self.set_by,
                 expected="such as https://api.example.com/v1 or http://127.0.0.1:8000/v1",
+            )
+        if self.key and not re.fullmatch(r"[!-~]+", self.key):
+            raise RecipeError(
+                "the key holds characters that cannot be sent, such as a line break or a space",
+                where=self.set_by,
+                expected="ASCII letters, digits and signs",
+                fix="set the environment variable anew",
             )
         if self.key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise RecipeError(
@@ -177,7 +192,7 @@ class Endpoint:
         """
         asked_for = {"model": self.model, "messages": list(turns), self.limit_field: max_tokens, **options}
         body = json.dumps(asked_for).encode()
-        bound = token_bound(turns)
+        bound = token_bound(turns, options)
         lost = 0
         try:
             asked: float | None = None
@@ -228,7 +243,7 @@ class Endpoint:
         """Raise for an answer that trying again will not change."""
         if error.code in _PASSING:
             return
-        said = _message(error)
+        said = self._without_key(_message(error))
         if error.code in _NOT_OURS or 300 <= error.code < 400:
             raise self._failed(
                 f"the endpoint refuses ({error.code}): {said}", f"check {self.set_by} and the key"
@@ -244,7 +259,7 @@ class Endpoint:
             counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
             finish_reason = str(choice.get("finish_reason") or "")
         except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as error:
-            said = _said(answer.decode("utf-8", "replace"))
+            said = self._without_key(_said(answer.decode("utf-8", "replace")))
             told = EngineError(
                 "the endpoint answers something else than chat completions" + (f": {said}" if said else ""),
                 where=self.host,
@@ -264,6 +279,10 @@ class Endpoint:
             fingerprint=_whole(str(found.get("system_fingerprint") or "")),
         )
 
+    def _without_key(self, said: str) -> str:
+        """What a server says, where it repeats the key it was sent."""
+        return said.replace(self.key, "(the key)") if self.key else said
+
     def _failed(self, what: str, fix: str) -> FailedError:
         return FailedError(EngineError(what, where=self.host, fix=fix))
 
@@ -273,9 +292,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def token_bound(turns: Turns) -> int:
-    """Tokens that a conversation has at most, whatever the tokenizer: a token is at least one byte."""
-    return sum(len(turn["content"].encode()) + _PER_MESSAGE for turn in turns) + _PER_MESSAGE
+def token_bound(turns: Turns, options: Mapping[str, Any] | None = None) -> int:
+    """Tokens that a request has at most, whatever the tokenizer: a token is at least one byte.
+
+    A form that the answer is held to (`response_format` of `options`) may be read, and charged, as part of the prompt.
+    """
+    form = (options or {}).get("response_format")
+    held = len(json.dumps(form)) if form is not None else 0
+    return sum(len(turn["content"].encode()) + _PER_MESSAGE for turn in turns) + _PER_MESSAGE + held
 
 
 def _pause(attempt: int, asked: float | None) -> float:

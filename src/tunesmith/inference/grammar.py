@@ -33,6 +33,12 @@ class Grammars:
         self._vocabulary, self._stops = vocabulary, sorted(stop_ids)
         self._compiled: dict[str, Any] = {}
 
+    def check(self, forms: Sequence[AnswerForm | None]) -> None:
+        """Raises `EngineError` for a form that cannot be compiled."""
+        for form in forms:
+            if form is not None:
+                self._matcher(form)
+
     def hold(self, forms: Sequence[AnswerForm | None]) -> HeldRows:
         """A new answer for each form (None: free). Raises `EngineError` for a form that cannot be compiled."""
         matchers = [None if form is None else self._matcher(form).deep_copy() for form in forms]

@@ -7,7 +7,7 @@ the same next-token probabilities as a pass over the prompt and that beginning a
 sum along its path. (The layout is that of tree attention, arXiv:2305.09781.)
 
 `score_rows` gives each answer a row of its own: it serves models whose attention takes no such mask. Which of the two a
-model needs is not assumed: the first prompt is scored both ways.
+model needs is not assumed: behind a few tokens of the first prompt both are computed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from tunesmith.inference.behind_prefix import Prefix
 
 _BYTES = 256 * 2**20
 """Memory that the logits, or the mask, of one pass may take."""
-_ALIKE = 1e-3
-"""Largest difference of log-probabilities (relative from 1 on) at which both ways count as the same."""
+_ALIKE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""Largest difference of log-probabilities (relative from 1 on) at which both ways count as the same in half precision.
+A token that sees what it should not changes them by far more."""
+_ALIKE_FULL = 1e-3
 
 Ids = list[int]
 
@@ -161,9 +163,9 @@ def score_rows(model: Any, cache: Any, prompt: Ids, answers: Sequence[Ids], voca
     return torch.stack(found)
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two ways came to the same log-probabilities, up to rounding."""
-    allowed = _ALIKE * torch.maximum(one.abs(), other.abs()).clamp_min(1.0)
+def alike(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two ways came to the same log-probabilities, up to the rounding of a model of this type."""
+    allowed = _ALIKE.get(dtype, _ALIKE_FULL) * torch.maximum(one.abs(), other.abs()).clamp_min(1.0)
     return bool(((one - other).abs() <= allowed).all())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunesmith.inference.endpoint import Budget, Endpoint, RefusedError, Reply, UnreadableError
+from tunesmith.inference.endpoint import AskError, Budget, Endpoint, RefusedError, Reply, UnreadableError, token_bound
 from tunesmith.inference.response_format import response_format
 from tunesmith.tasks.types import AnswerForm
 
@@ -29,6 +29,16 @@ class Question:
     turns: tuple[Mapping[str, str], ...]
     form: AnswerForm | None
     options: Mapping[str, Any]
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the request at most, with the form of the answer in it."""
+        return token_bound(self.turns, self.in_form)
+
+    @property
+    def in_form(self) -> Mapping[str, Any]:
+        """The options, with the form of the answer among them where there is one."""
+        return self.options if self.form is None else {**self.options, "response_format": response_format(self.form)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +67,36 @@ class Asker:
     def ask(self, endpoint: Endpoint, question: Question, max_tokens: int) -> Reply:
         """The reply to a question. Raises what `Endpoint.ask` raises, `UnreadableError` after several tries."""
         lost, readings, without_form = (0, 0), 0, False
-        while True:
-            dialect = replace(self._dialect, forms=False) if without_form else self._dialect
-            try:
-                reply = self._asked_in(dialect, endpoint, question, max_tokens)
-                if without_form:  # so it was the form that it did not take before
-                    self._adapt(_FORM, forms=False)
-                return replace(reply, lost=(reply.lost[0] + lost[0], reply.lost[1] + lost[1]))
-            except UnreadableError as error:
-                readings += 1
-                lost = error.lost = (error.lost[0] + lost[0], error.lost[1] + lost[1])
-                if readings == _READINGS:
-                    raise
-                endpoint.retried("unreadable")
-                endpoint.sleep(0.25 * 2**readings)
-            except RefusedError as error:
-                lost = error.lost = (error.lost[0] + lost[0], error.lost[1] + lost[1])
-                if self._adapt_to(error, dialect, with_form=question.form is not None):
-                    continue
-                # A refusal that names no field may be one of the form, where none was taken so far.
-                if without_form or question.form is None or not dialect.forms or self._form_taken:
-                    raise
-                without_form = True
+        try:
+            while True:
+                dialect = replace(self._dialect, forms=False) if without_form else self._dialect
+                try:
+                    reply = self._asked_in(dialect, endpoint, question, max_tokens)
+                    if without_form:  # so it was the form that it did not take before
+                        self._adapt(_FORM, forms=False)
+                    return replace(reply, lost=_both(reply.lost, lost))
+                except UnreadableError as error:
+                    readings += 1
+                    if readings == _READINGS:
+                        raise
+                    lost = _both(lost, error.lost)
+                    endpoint.retried("unreadable")
+                    endpoint.sleep(0.25 * 2**readings)
+                except RefusedError as error:
+                    adapted = self._adapt_to(error, dialect, with_form=question.form is not None)
+                    # A refusal that names no field may be one of the form, where none was taken so far.
+                    if not adapted and (without_form or question.form is None or not dialect.forms or self._form_taken):
+                        raise
+                    lost = _both(lost, error.lost)
+                    without_form = without_form or not adapted
+        except AskError as error:
+            error.lost = _both(error.lost, lost)
+            raise
 
     def _asked_in(self, dialect: Dialect, endpoint: Endpoint, question: Question, max_tokens: int) -> Reply:
-        options = dict(question.options)
+        options = dict(question.in_form if dialect.forms else question.options)
         if not dialect.temperature:
             options.pop("temperature", None)
-        if question.form is not None and dialect.forms:
-            options["response_format"] = response_format(question.form)
         asking = replace(endpoint, limit_field=dialect.limit_field)
         reply = asking.ask(question.turns, self.budget, max_tokens=max_tokens, options=options)
         self._form_taken = self._form_taken or "response_format" in options
@@ -110,3 +121,8 @@ class Asker:
             if told and told not in self.not_taken:
                 self.not_taken = (*self.not_taken, told)
             self._dialect = replace(self._dialect, **changes)
+
+
+def _both(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    """Tokens in and out of two attempts."""
+    return a[0] + b[0], a[1] + b[1]

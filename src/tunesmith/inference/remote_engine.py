@@ -52,8 +52,8 @@ Wait = Callable[[threading.Event, float], bool]
 """Waits so many seconds, or until the event is set; whether it is."""
 
 
-class _StoppedError(Exception):
-    """The list is not wanted any more."""
+class _StoppedError(AskError):
+    """The list is not wanted any more, or the question was not yet asked when it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ class RemoteEngine:
         """One question asked to its end, in a thread of its own; its reply is kept at once."""
         if course.stop.is_set():
             raise _StoppedError
-        course.journal.asked(question.place, (token_bound(question.turns), course.max_tokens))
+        course.journal.asked(question.place, (question.most_tokens, course.max_tokens))
 
         def rest(seconds: float) -> None:
             if self._wait(course.stop, seconds):
@@ -257,11 +257,10 @@ class RemoteEngine:
         endpoint = replace(self.endpoint, sleep=rest, retried=retried)
         try:
             reply = self._asker.ask(endpoint, question, course.max_tokens)
-        except _StoppedError:
-            course.journal.failed(question.place, (0, 0))
-            raise
         except AskError as error:
             course.journal.failed(question.place, error.lost)
+            if isinstance(error, _StoppedError):
+                raise
             if isinstance(error, SilentError):
                 return Unanswered("no answer", error.told.what)
             if isinstance(error, UnreadableError):

@@ -27,6 +27,11 @@ def response_format(form: AnswerForm) -> dict[str, Any]:
     }
 
 
+def form_tokens(form: AnswerForm) -> int:
+    """Tokens that a form adds to a request at most: endpoints may count it as part of the prompt."""
+    return len(json.dumps(response_format(form)))
+
+
 def unwrapped(text: str, form: AnswerForm) -> str:
     """The answer without the object it was asked for in; `text` itself where it is something else."""
     if not _is_wrapped(form):

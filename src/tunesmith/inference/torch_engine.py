@@ -75,7 +75,7 @@ class TorchEngine:
     ) -> Iterator[Generation]:
         """See `inference.types.Engine.generate`. A form that cannot be compiled raises before anything is asked."""
         if forms is not None:
-            self._grammars.hold(forms[skip:])
+            self._grammars.check(forms)
         window = self.batch_size * _WINDOW_BATCHES
         ids = [self.renderer.prompt_ids(prompt) for prompt in prompts] if skip < len(prompts) else []
         whole, kept = common_beginning(ids), PrefixCache(self.model)
@@ -225,7 +225,7 @@ class TorchEngine:
                 tried = self._forward(ids, own, places, cache, prefix).logits[:, -1].log_softmax(-1)
         except (EngineError, TypeError):  # it does not hand the beginning on to its attention
             return False
-        return alike(usual, tried)
+        return alike(usual, tried, self._dtype)
 
     @torch.inference_mode()
     def _score_window(
@@ -262,13 +262,17 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _tree_serves(self, prompt: Ids, said: tuple[Ids, ...]) -> bool:
-        """Whether one pass over a tree of answers gives this model's probabilities, found out on one prompt."""
+        """Whether one pass over a tree of answers gives this model's probabilities, found out behind a prompt's end.
+
+        A few tokens of it tell most: behind a long prompt, what a careless mask lets in hardly counts.
+        """
         longest = len(prompt) + max(map(len, said))
         if not takes_a_mask(self.model) or not may_share(self.model, longest):
             return False
+        prompt = prompt[-4:]
         with self._evaluating():
             scores = self._by_tree(PrefixCache(self.model), [], [prompt], answer_tree(said))
-            return alike(torch.tensor(scores[0]), self._by_rows(prompt, said).cpu())
+            return alike(torch.tensor(scores[0]), self._by_rows(prompt, said).cpu(), self._dtype)
 
     def _shared(self, prompts: list[Ids], more: int, whole: Ids | None) -> Ids:
         """What the prompts of a window share, where rows that long may share anything."""

@@ -7,7 +7,8 @@ compiler sees the layer in pieces around it.
 
 Only training goes through compiled code. Answering, validation and what has no gradient take the layer as it is, or
 each would be compiled again. So does the lowest trained layer over frozen embeddings: its input needs no gradient,
-which would be another kind for one layer.
+which would be another kind for one layer. Layers that are computed again in the backward pass are not compiled either:
+torch's compiler stays out of what `torch.utils.checkpoint` calls.
 
 What was compiled is kept in a file for the next run, by versions, device and shapes (`artifact_key`).
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,7 @@ def why_not(device: torch.device) -> str | None:
 
 @contextmanager
 def compiled_layers(
-    model: LanguageModel, folder: Path | None = None, *, backend: str = "inductor"
+    model: LanguageModel, folder: Path | None = None, *, recomputed: Collection[int] = (), backend: str = "inductor"
 ) -> Iterator[CompiledLayers]:
     """Within this, the layers of `model` that training goes through are compiled at their first use.
 
@@ -63,7 +64,8 @@ def compiled_layers(
 
     Parameters
     ----------
-    folder: where compiled code is kept; None keeps none. backend: of `torch.compile`.
+    folder: where compiled code is kept; None keeps none. recomputed: numbers of layers that are computed again.
+    backend: of `torch.compile`.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def compiled_layers(
         raise ResourceError(reason, where="train.compile", fix="install one, or set train.compile: off")
     file = None if folder is None else folder / f"{artifact_key(model)}.bin"
     reused = 0 if file is None else _load(file)
-    layers = _trained_through(model)
+    layers = _trained_through(model, recomputed)
     kinds = {type(layer): torch.compile(type(layer).forward, dynamic=True, backend=backend) for layer in layers}
     for layer in layers:
         layer.forward = partial(_either, layer, kinds[type(layer)])
@@ -100,14 +102,15 @@ def artifact_key(model: LanguageModel) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _trained_through(model: LanguageModel) -> list[Any]:
+def _trained_through(model: LanguageModel, but: Collection[int]) -> list[Any]:
     """Layers whose input has a gradient: those above the lowest trained one, or all where embeddings are trained."""
     layers = list(decoder_layers(model.trunk))
     embeddings = model.model.get_input_embeddings()
-    if any(p.requires_grad for p in embeddings.parameters()):
-        return layers
-    trained = [i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())]
-    return layers[trained[0] + 1 :] if trained else []
+    first = 0
+    if not any(p.requires_grad for p in embeddings.parameters()):
+        trained = [i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())]
+        first = trained[0] + 1 if trained else len(layers)
+    return [layer for i, layer in enumerate(layers) if i >= first and i not in but]
 
 
 def _either(layer: nn.Module, compiled: Forward, *args: Any, **kwargs: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import EngineError
 from tunesmith.models.lora import LoraLinear
-from tunesmith.ops.fp8 import DIVISOR, WeightCodes, fits, linear8
+from tunesmith.ops.fp8 import DIVISOR, Codes, WeightCodes, fits, linear8
 from tunesmith.ops.product import FastLinear
 
 _FEWEST_TOKENS = 16
@@ -28,10 +28,24 @@ _FEWEST_TOKENS = 16
 
 
 class Fp8Linear(nn.Linear):
-    """Computes its own product: an adapter around it adds its update to what this gives."""
+    """Computes its own product: an adapter around it adds its update to what this gives.
+
+    Codes of a frozen weight are buffers that are not saved; a trained one is another after each step, and has none.
+    """
 
     own_product = True
-    _held: tuple[int, WeightCodes] | None = None
+    rows: Tensor
+    row_scales: Tensor
+    columns: Tensor
+    column_scales: Tensor
+
+    def hold_codes(self) -> None:
+        """Encode the weight once and for all."""
+        held = WeightCodes.of(self.weight)
+        self.register_buffer("rows", held.rows.codes, persistent=False)
+        self.register_buffer("row_scales", held.rows.scales, persistent=False)
+        self.register_buffer("columns", held.columns.codes, persistent=False)
+        self.register_buffer("column_scales", held.columns.scales, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.numel() // x.shape[-1] < _FEWEST_TOKENS:
@@ -42,12 +56,9 @@ class Fp8Linear(nn.Linear):
         return flat.view(*x.shape[:-1], self.out_features)
 
     def _codes(self) -> WeightCodes:
-        """Of the weight as it is. A trained one is another after each step."""
-        if self.weight.requires_grad:
+        if "rows" not in self._buffers:
             return WeightCodes.of(self.weight)
-        if self._held is None or self._held[0] != self.weight.data_ptr():
-            self._held = self.weight.data_ptr(), WeightCodes.of(self.weight)
-        return self._held[1]
+        return WeightCodes(Codes(self.rows, self.row_scales), Codes(self.columns, self.column_scales))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +97,9 @@ def fp8_linears(model: Any) -> Iterator[Fp8Layers]:
             fix="set train.precision: bf16",
         )
     for name, module in originals.items():
-        _stand_in(model, name, Fp8Linear, module)
+        layer = _stand_in(model, name, Fp8Linear, module)
+        if isinstance(layer, Fp8Linear) and not layer.weight.requires_grad:
+            layer.hold_codes()
     try:
         yield Fp8Layers(tuple(originals), tuple(kept))
     finally:
@@ -94,9 +107,10 @@ def fp8_linears(model: Any) -> Iterator[Fp8Layers]:
             _stand_in(model, name, type(module), model.get_submodule(name))
 
 
-def _stand_in(model: Any, name: str, kind: type[nn.Linear], layer: nn.Linear) -> None:
+def _stand_in(model: Any, name: str, kind: type[nn.Linear], layer: nn.Linear) -> nn.Linear:
     """Put a layer of another class on the same parameters in the place of `layer`."""
     other = kind(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
     other.weight, other.bias = layer.weight, layer.bias
     other.train(layer.training)
     model.set_submodule(name, other)
+    return other

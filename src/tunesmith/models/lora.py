@@ -180,7 +180,7 @@ class LoraLinear(nn.Module):
                 return dora_linear(x, self.weight, self.base.bias, a, b, self.magnitude, self.scaling)
             return self._dora(x, a, b, self.magnitude, dropping)
         if dropping or self.quantized or getattr(self.base, "own_product", False):
-            kept = F.dropout(x.to(a.dtype), self.dropout, dropping)
+            kept = F.dropout(x.to(a.dtype), self.dropout) if dropping else x.to(a.dtype)
             update = F.linear(F.linear(kept, a), b) * self.scaling
             return self.base(x) + update.to(x.dtype)  # type: ignore[no-any-return]
         form = lora_linear if many else lora_reference

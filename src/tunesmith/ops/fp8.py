@@ -29,9 +29,6 @@ GRADIENT = torch.float8_e5m2
 DIVISOR = 16
 """Both sizes of a weight must be multiples of this."""
 _NEEDED = (8, 9)
-_LARGEST = {ACTIVATION: 448.0, GRADIENT: 57344.0}
-_SMALLEST = 1e-30
-"""Stands for the largest magnitude of a row of zeros, to divide by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,9 @@ def fits(weight: Tensor) -> bool:
 def encode(x: Tensor, dtype: torch.dtype) -> Codes:
     """The rows of `x` [N, K] in an 8-bit type. A row with NaN or infinity becomes NaN throughout."""
     wide = x.detach().float()
-    scales = wide.abs().amax(1, keepdim=True).clamp_min(_SMALLEST) / _LARGEST[dtype]
+    # Something stands for the largest magnitude of a row of zeros, to divide by. It is no named constant: torch's compiler
+    # takes those for variables.
+    scales = wide.abs().amax(1, keepdim=True).clamp_min(1e-30) / torch.finfo(dtype).max
     return Codes((wide / scales).to(dtype).contiguous(), scales)
 
 
@@ -101,20 +100,22 @@ def product8(a: Codes, b: Codes, dtype: torch.dtype) -> Tensor:
 
 class _Linear8(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, held: WeightCodes) -> Tensor:
-        ctx.held, ctx.dtypes = held, (weight.dtype, None if bias is None else bias.dtype)
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None)
-        y = product8(encode(x, ACTIVATION), held.rows, x.dtype)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, row_scales: Tensor, *columns: Tensor
+    ) -> Tensor:
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, *columns)
+        y = product8(encode(x, ACTIVATION), Codes(rows, row_scales), x.dtype)
         return y if bias is None else y.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        x, *columns = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         weight_dtype, bias_dtype = ctx.dtypes
-        dx = product8(encode(grad, GRADIENT), ctx.held.columns, grad.dtype) if needs_x else None
+        dx = product8(encode(grad, GRADIENT), Codes(*columns), grad.dtype) if needs_x else None
         dw = F.linear(grad.t(), x.t()).to(weight_dtype) if needs_weight else None
-        return dx, dw, grad.sum(0).to(bias_dtype) if needs_bias else None, None
+        return dx, dw, grad.sum(0).to(bias_dtype) if needs_bias else None, None, None, None, None
 
 
 def linear8(x: Tensor, weight: Tensor, bias: Tensor | None, held: WeightCodes) -> Tensor:
@@ -122,7 +123,10 @@ def linear8(x: Tensor, weight: Tensor, bias: Tensor | None, held: WeightCodes) -
 
     `held`: the codes of `weight` [N, K], which itself is asked for its gradient only: `dyᵀ x`, in the type of `x`.
     """
-    return _Linear8.apply(x, weight, bias, held)  # type: ignore[no-any-return, no-untyped-call]
+    rows, columns = held.rows, held.columns  # tensors one by one: what a compiler can pass on
+    return _Linear8.apply(  # type: ignore[no-any-return, no-untyped-call]
+        x, weight, bias, rows.codes, rows.scales, columns.codes, columns.scales
+    )
 
 
 def linear8_reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,7 @@ from itertools import product
 from typing import Any
 
 from tunesmith.evaluation.choosing import Variant, choose_prompt
-from tunesmith.evaluation.encoder import load_encoder
-from tunesmith.evaluation.nearness import Encoder
+from tunesmith.evaluation.encoder import TextEncoder, load_encoder
 from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.retrieval import Retriever
 from tunesmith.evaluation.shots import draw_shots, first_shots
@@ -89,21 +88,22 @@ def _few_shot(prepared: Prepared, engine: TorchEngine, folder: RunFolder, listen
 
 
 def _retrieval(
-    prepared: Prepared, engine: TorchEngine, encoder: Encoder | None, folder: RunFolder, listener: Listener
+    prepared: Prepared, engine: TorchEngine, encoder: TextEncoder | None, folder: RunFolder, listener: Listener
 ) -> PromptCandidate:
     retriever = Retriever(prepared.rows.splits.train, encoder)
     facts = {"search": search_name(prepared)} if encoder is not None else {}
+    settings = {**facts, "encoder": encoder.name} if encoder is not None else {}
 
     def make(variant: Variant, **more: Any) -> PromptCandidate:
         more["facts"] = {**facts, **more.get("facts", {})}
         return _asked("retrieval", variant, prepared, engine, retriever=retriever, **more)
 
     variants = _variants(prepared, prepared.recipe.evaluate.retrieval_k)
-    return _chosen("retrieval", make, variants, prepared, folder, listener, facts)
+    return _chosen("retrieval", make, variants, prepared, folder, listener, settings)
 
 
 def _documents(
-    prepared: Prepared, engine: TorchEngine, encoder: Encoder | None, folder: RunFolder, listener: Listener
+    prepared: Prepared, engine: TorchEngine, encoder: TextEncoder | None, folder: RunFolder, listener: Listener
 ) -> Callable[[], PromptCandidate]:
     """The documents are read at once, so that what is wrong with them is told before anything is asked."""
     search = document_search(prepared, engine, encoder)
@@ -113,7 +113,8 @@ def _documents(
         return _asked("documents", variant, prepared, engine, finder=search.finder, **more)
 
     variants = _variants(prepared, prepared.recipe.evaluate.documents_k)
-    return lambda: _chosen("documents", make, variants, prepared, folder, listener, search.key)
+    settings = {**search.key, **({"encoder": encoder.name} if encoder is not None else {})}
+    return lambda: _chosen("documents", make, variants, prepared, folder, listener, settings)
 
 
 def _asked(name: str, variant: Variant, prepared: Prepared, engine: TorchEngine, **more: Any) -> PromptCandidate:
@@ -195,7 +196,7 @@ def _with_documents(prepared: Prepared) -> bool:
     return "documents" in prepared.recipe.baselines and prepared.recipe.data.documents is not None
 
 
-def _encoder(prepared: Prepared) -> Encoder | None:
+def _encoder(prepared: Prepared) -> TextEncoder | None:
     """The recipe's encoder, where something is to be found with it."""
     source = prepared.recipe.evaluate.embedding_model
     if source is None or not ("retrieval" in prepared.recipe.baselines or _with_documents(prepared)):

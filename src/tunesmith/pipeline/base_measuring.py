@@ -16,7 +16,7 @@ from tunesmith.evaluation.shots import draw_shots
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.servable import servable
 from tunesmith.pipeline.base_bits import TextBits, answer_bits, asked_text, bits_per_byte, input_bits
-from tunesmith.pipeline.base_types import BitsPerByte, Measured, RowBits, Score
+from tunesmith.pipeline.base_types import BitsPerByte, Figure, Measured, RowBits, Score
 from tunesmith.pipeline.estimating import estimate_training
 from tunesmith.pipeline.prepare import Listener, Prepared, Rows, prepare, trainable_samples
 from tunesmith.pipeline.stage import engine_of, progress
@@ -56,6 +56,7 @@ def measure_base(recipe: Recipe, read: Rows, folder: Path, at_most: int, listene
     seconds, speed = _answer_speed(prepared, rows, lengths)
     memory = _serving_memory(prepared)
     servers = servable(prepared.recipe.method, prepared.base.model.config, prepared.added is not None)
+    figure: Figure = "inputs" if _one_of_labels(prepared, rows) else "shown"
     estimate = estimate_training(prepared, samples)
     spec = recipe.evaluate
 
@@ -86,7 +87,8 @@ def measure_base(recipe: Recipe, read: Rows, folder: Path, at_most: int, listene
         servers=tuple(one.server for one in servers if one.ok),
         not_servable={one.server: "; ".join(one.reasons) for one in servers if not one.ok},
         seconds=time.monotonic() - began,
-        row_bits=_row_bits(bits["shown"]),
+        ranked_by=figure,
+        row_bits=_row_bits(bits[figure]),
     )
 
 
@@ -120,18 +122,17 @@ def _bits(
 def _scores(
     prepared: Prepared, rows: Sequence[Example], shots: Sequence[Example], folder: Path, listener: Listener
 ) -> tuple[Score | None, Score | None]:
-    """Zero-shot and few-shot on those of the rows that are validation rows; none where there are none.
+    """Zero-shot and few-shot on `selection_rows` of the rows that are validation rows; none where there are none.
 
     Where the answer is one of a few labels, the most probable one is taken: a base that was not tuned may know it long
     before it can say it alone.
     """
     held_out = {row.id for row in prepared.rows.splits.validation}
-    asked = [row for row in rows if row.id in held_out]
+    asked = [row for row in rows if row.id in held_out][: prepared.recipe.evaluate.selection_rows]
     if not asked:
         return None, None
     spec, engine = prepared.recipe.evaluate, engine_of(prepared)
-    forms = [prepared.task.answer_form(row) for row in asked]
-    way: Decoding = "scored" if all(form is not None and form.choices for form in forms) else "free"
+    way: Decoding = "scored" if _one_of_labels(prepared, asked) else "free"
     found = []
     for name, k in (("zero_shot", 0), ("few_shot", len(shots))):
         candidate = PromptCandidate(
@@ -155,6 +156,12 @@ def _scores(
         value = next(one for one in values if one.metric == prepared.recipe.goal.metric)
         found.append(Score(value.value, value.low, value.high, value.n, k, way))
     return found[0], found[1]
+
+
+def _one_of_labels(prepared: Prepared, rows: Sequence[Example]) -> bool:
+    """Whether the answer to every row is one of a few labels."""
+    forms = [prepared.task.answer_form(row) for row in rows]
+    return all(form is not None and form.choices for form in forms)
 
 
 def _answer_speed(prepared: Prepared, rows: Sequence[Example], lengths: Sequence[int]) -> tuple[float, float]:

@@ -1,9 +1,11 @@
 """Which base to tune first: a rule that looks only at what was measured before tuning.
 
-The rule: of the bases that can be tuned and may be used, the one with the fewest bits per byte on the answers comes
-first, measured behind a few rows with their answers. `benchmarks/bases.md` says how well that foretells the order of
-the tuned models, and how other figures do. A base whose difference to the first is not sure counts as equal to it:
-among such, the smaller one is as good a choice.
+The rule: of the bases that can be tuned and may be used, the one with the fewest bits per byte comes first. Of what,
+the kind of answer decides: a text is foreseen from its question and a few rows with their answers; a label is a name
+whose spelling is learnt in a few steps and says nothing, so there the inputs count, which tell how well the base reads
+what is asked. `benchmarks/bases.md` says how well that foretells the order of the tuned models, and how other figures
+do. A base that is not surely behind the first, or behind by less than a tenth, counts as equal to it: bases so close
+were tuned to the same quality there.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from typing import Any
 import numpy as np
 
 from tunesmith.evaluation.statistics import bca_interval, bootstrap, jackknife
-from tunesmith.pipeline.base_types import BaseEntry, Measured, RowBits
+from tunesmith.pipeline.base_types import BaseEntry, Figure, Measured, RowBits
 from tunesmith.tasks.types import FloatArray
 
-RULE = (
-    "fewest bits per byte on the answers first, measured behind the same examples (as many as fit), on rows that every "
-    "ranked base can hold; where the difference to the first is not sure, a base counts as equal to it"
-)
+CLOSE = 0.1
+"""Share of the first base's bits by which another may be behind and still counts as equal."""
+_OF: Mapping[Figure, str] = {
+    "shown": "on the answers, measured behind the same examples (as many as fit)",
+    "inputs": "on the inputs (an answer that is a label says little)",
+}
+_FORESEES: Mapping[Figure, str] = {"shown": "the answers", "inputs": "the inputs"}
 LEAST_SHARE = 0.5
 """Of the rows that must fit a base's context for it to be ranked: of training, too, it would learn only those."""
 _RESAMPLES = 2_000
@@ -39,9 +44,11 @@ class Ranked:
     high: float | None
 
     @property
-    def surely_behind(self) -> bool:
-        """Whether the interval of the difference to the first lies above 0."""
-        return self.low is not None and self.low > 0
+    def clearly_behind(self) -> bool:
+        """Whether the difference to the first is sure, and more than a tenth of its bits."""
+        if self.behind is None or self.low is None:
+            return False
+        return self.low > 0 and self.behind > CLOSE * (self.bits_per_byte - self.behind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Ranking:
         """As JSON values."""
         found = asdict(self)
         for line, ranked in zip(found["ranked"], self.ranked, strict=True):
-            line["surely_behind"] = ranked.surely_behind
+            line["clearly_behind"] = ranked.clearly_behind
         return found
 
 
@@ -67,7 +74,9 @@ def rank(entries: Sequence[BaseEntry], *, confidence: float = 0.95, seed: int = 
     left_out = {entry.base: reason for entry in entries if (reason := why_not_ranked(entry))}
     rest = [(entry, entry.measured) for entry in entries if entry.base not in left_out and entry.measured is not None]
     if not rest:
-        return Ranking(RULE, 0, (), left_out, "None of these bases can be recommended; the reasons stand beside them.")
+        return Ranking(
+            rule_of("shown"), 0, (), left_out, "None of these bases can be recommended; the reasons stand beside them."
+        )
     shared = _common([found.row_bits for _, found in rest])
     sums = {entry.base: _statistics(found.row_bits, shared) for entry, found in rest}
     values = {base: float(_ratio(one.sum(axis=0))) for base, one in sums.items()}
@@ -78,7 +87,15 @@ def rank(entries: Sequence[BaseEntry], *, confidence: float = 0.95, seed: int = 
         low, high = _difference(sums[base], sums[first], confidence, seed)
         ranked.append(Ranked(base, place, values[base], values[base] - values[first], low, high))
     conclusion = _conclusion(ranked, {entry.base: found for entry, found in rest})
-    return Ranking(RULE, len(shared), tuple(ranked), left_out, conclusion)
+    return Ranking(rule_of(rest[0][1].ranked_by), len(shared), tuple(ranked), left_out, conclusion)
+
+
+def rule_of(figure: Figure) -> str:
+    """The rule in words."""
+    return (
+        f"fewest bits per byte {_OF[figure]}, on rows that every ranked base can hold; a base that is not surely behind "
+        "the first, or by less than a tenth, counts as equal to it"
+    )
 
 
 def why_not_ranked(entry: BaseEntry) -> str:
@@ -105,12 +122,13 @@ def _conclusion(ranked: Sequence[Ranked], measured: Mapping[str, Measured]) -> s
     best = measured[first.base]
     if len(ranked) == 1:
         return f"{first.base} is the only one of these that can be ranked ({first.bits_per_byte:.3f} bits per byte)."
-    text = f"Begin with {first.base}: it foresees the answers best ({first.bits_per_byte:.3f} bits per byte)."
-    close = [one for one in ranked[1:] if not one.surely_behind]
+    what = _FORESEES[best.ranked_by]
+    text = f"Begin with {first.base}: it foresees {what} best ({first.bits_per_byte:.3f} bits per byte)."
+    close = [one for one in ranked[1:] if not one.clearly_behind]
     if not close:
-        return f"{text} Every other one is surely behind."
+        return f"{text} Every other one is clearly behind."
     named = ", ".join(one.base for one in close)
-    text += f" Not surely behind: {named}."
+    text += f" Not clearly behind: {named}."
     smaller = [one for one in close if measured[one.base].parameters < 0.8 * best.parameters]
     if smaller:
         least = min(smaller, key=lambda one: measured[one.base].parameters)

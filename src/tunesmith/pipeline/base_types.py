@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.models.base_files import BaseFiles
 from tunesmith.models.licence import LicenceCheck
+
+Figure = Literal["inputs", "shown"]
+"""Bits per byte of inputs, or of answers behind examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class BitsPerByte:
 
 @dataclass(frozen=True, slots=True)
 class RowBits:
-    """One row: the bits that foreseeing its answer takes, and the answer's bytes."""
+    """One row: the bits that foreseeing its text takes, and the text's bytes."""
 
     id: str
     bits: float
@@ -54,6 +57,7 @@ class Measured:
     longest row; None where shapes do not tell. train_tokens_per_second, training_seconds: of the recipe's training,
     here. answer_seconds: median of one request at a time; answer_tokens_per_second: many at once.
     servers: what could serve an adapter on this base. not_servable: for the others, why. seconds: of this measurement.
+    ranked_by: the figure by which bases are put in order, of which `row_bits` holds every row.
     """
 
     architecture: str
@@ -79,6 +83,7 @@ class Measured:
     servers: tuple[str, ...]
     not_servable: Mapping[str, str]
     seconds: float
+    ranked_by: Figure
     row_bits: tuple[RowBits, ...]
 
     @classmethod

@@ -83,10 +83,10 @@ def in_order(report: BasesReport) -> list[BaseEntry]:
 
 
 def place_of(report: BasesReport, base: str) -> str:
-    """`1`, `2`, `2 (not surely behind)`, or a dash for a base that is not in the order."""
+    """`1`, `2`, `2 (not clearly behind)`, or a dash for a base that is not in the order."""
     for one in report.ranking.ranked:
         if one.base == base:
-            return str(one.place) if one.place == 1 or one.surely_behind else f"{one.place} (not surely behind)"
+            return str(one.place) if one.place == 1 or one.clearly_behind else f"{one.place} (not clearly behind)"
     return "–"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tunesmith.data.reading import source_sha256
 from tunesmith.errors import DataError, RecipeError
+from tunesmith.pipeline.named_files import named_files
 from tunesmith.recipe import differences, dump_recipe, load_recipe, recipe_hash
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder, list_runs, write_text
@@ -74,9 +76,18 @@ def goal_reached(folder: RunFolder, recipe: Recipe, through: Through) -> bool:
         return False
     if manifest.get(STOPPED) and (through in ("train", "evaluate") or recipe.goal.when_reached == "train"):
         return False
-    known = manifest.get("data", {}).get("files_sha256", {})
+    data = manifest.get("data", {})
+    known = data.get("files_sha256", {})
     files = {part: getattr(recipe.data, part) for part in known}
-    return all(source and _holds(source, known[part]) for part, source in files.items())
+    return all(source and _holds(source, known[part]) for part, source in files.items()) and _others_hold(recipe, data)
+
+
+def _others_hold(recipe: Recipe, data: Mapping[str, Any]) -> bool:
+    """Whether metrics, schema, documents and general texts are what they were."""
+    try:
+        return bool(named_files(recipe) == data.get("other_files_sha256", {}))
+    except DataError:
+        return False
 
 
 def _holds(source: str, sha256: str) -> bool:

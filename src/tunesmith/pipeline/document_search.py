@@ -13,7 +13,6 @@ from tunesmith.evaluation.nearness import Encoder
 from tunesmith.evaluation.passages import OVERLAP, Count, PassageFinder, cut_all
 from tunesmith.inference.types import Engine
 from tunesmith.pipeline.prepare import Prepared
-from tunesmith.recipe.schema import Recipe
 from tunesmith.tasks.conversation import asking_conversation
 
 _LARGEST, _USEFUL, _SMALLEST = 256, 64, 16
@@ -62,12 +61,6 @@ def document_search(prepared: Prepared, engine: Engine, encoder: Encoder | None)
     size = passage_size(_room(prepared, engine), recipe.evaluate.documents_k)
     passages = cut_all(documents.documents, size, _counter(prepared))
     return DocumentSearch(documents, PassageFinder(passages, encoder), size, search_name(prepared))
-
-
-def documents_sha256(recipe: Recipe) -> str | None:
-    """Of what the documents of a recipe hold now, to see whether they have changed; None where it names none."""
-    place = recipe.data.documents
-    return read_documents(place, recipe.data.encoding).sha256 if place is not None else None
 
 
 def passage_size(room: int, ks: Sequence[int]) -> int:

@@ -111,7 +111,7 @@ def plan_engine(
         decide("train.cuda_graphs", *choose_graphs(recipe, base.model, rows))
     if recipe.train.compile == "auto":
         decide("train.compile", *choose_compile(recipe, base.model, rows))
-    refuse_absent(recipe.train, base.model.device)
+    refuse_absent(recipe, base.model.device)
     memory = None
     # Settings of the user's own may not fit either; those of this run's earlier part did.
     if rows and not (kept is not None and _settled(recipe)):

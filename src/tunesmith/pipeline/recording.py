@@ -9,6 +9,7 @@ from typing import Any
 from tunesmith.models.load import LoadedBase
 from tunesmith.pipeline.continuing import identity
 from tunesmith.pipeline.loading import TASK
+from tunesmith.pipeline.named_files import named_files
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.recipe import dump_recipe, recipe_hash
 from tunesmith.recipe.schema import Recipe
@@ -26,6 +27,7 @@ def record(prepared: Prepared, recipe: Recipe, folder: RunFolder) -> None:
     rows = prepared.rows
     data = {
         "files_sha256": rows.sources,
+        "other_files_sha256": named_files(recipe),
         "splits_sha256": dict(rows.splits.hashes),
         "rows": {part: len(getattr(rows.splits, part)) for part in PARTS},
         "left_out": rows.left_out,

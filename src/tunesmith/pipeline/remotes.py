@@ -7,18 +7,20 @@ tokens, at the recipe's prices), and what can go wrong on the way, which stands 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tunesmith.data.types import Example
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.shots import draw_shots
 from tunesmith.evaluation.types import Evaluation
 from tunesmith.inference.endpoint import Budget, Endpoint
 from tunesmith.inference.remote_engine import RemoteEngine
+from tunesmith.inference.response_format import form_tokens
 from tunesmith.pipeline.evaluating import prompted, ways
 from tunesmith.pipeline.prepare import Listener, Prepared
 from tunesmith.recipe.evidence import Decoding, Remote
@@ -26,6 +28,7 @@ from tunesmith.recipe.problems import InvalidRecipeError, Problem
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder
 from tunesmith.verdict.costs import TokenPrice
+from tunesmith.verdict.wording import split_way
 
 REMOTE = "remote_"
 """How candidates of `remotes` are named: `remote_<name>`, in a further way of answering `remote_<name>_<way>`."""
@@ -80,15 +83,27 @@ def announce(
     if (folder.evaluation / f"{candidate.name}.jsonl").is_file():
         return
     test = prepared.rows.splits.test
-    asked = sum(candidate.prompt(example).tokens for example in test)
-    answered = candidate.max_new_tokens * len(test)
+    sizes = _most_tokens(candidate, test)
+    again = min(prepared.recipe.evaluate.latency_rows, len(test)) + 1  # asked alone, to measure how long that takes
+    asked = sum(sizes) + again * max(sizes)
+    answered = candidate.max_new_tokens * (len(test) + again)
     money = (asked * remote.prompt_price + answered * remote.answer_price) / 1e6
     priced = f"{money:.2f} {prepared.recipe.verdict.prices.currency}" if _has_prices(remote) else "no prices are given"
     where = urlsplit(remote.url).hostname
     text = (
-        f"{candidate.name}: {len(test)} test rows are sent to {where}, at most {asked + answered:,} tokens ({priced})"
+        f"{candidate.name}: {len(test)} test rows are sent to {where} (and {again} requests to measure latency), "
+        f"at most {asked + answered:,} tokens ({priced}) if none has to be repeated"
     )
     listener({"kind": "note", "text": text})
+
+
+def _most_tokens(candidate: PromptCandidate, rows: Sequence[Example]) -> list[int]:
+    """Of every row's request, with the form of its answer where it is held to one."""
+    sizes = [candidate.prompt(row).tokens for row in rows]
+    if candidate.decoding != "grammar":
+        return sizes
+    forms = [candidate.task.answer_form(row) for row in rows]
+    return [size + (form_tokens(form) if form is not None else 0) for size, form in zip(sizes, forms, strict=True)]
 
 
 def tell_of(evaluation: Evaluation, listener: Listener) -> None:
@@ -128,6 +143,11 @@ def _engine(name: str, remote: Remote, budget: Budget, journal: Path) -> RemoteE
 
 def _problems(name: str, remote: Remote, environment: Mapping[str, str]) -> Iterator[Problem]:
     key, wanted = f"remotes.{name}", remote.api_key_env
+    # Its candidate would be taken for a way of answering of another one, with that one's answers and prices.
+    if split_way(f"{REMOTE}{name}")[1] is not None:
+        yield Problem(
+            key, "a name that ends like a way of answering", expected="another end than free, grammar, scored"
+        )
     if wanted is not None and not environment.get(wanted):
         yield Problem(
             f"{key}.api_key_env", f"the environment variable {wanted} is not set", expected="the key in it",

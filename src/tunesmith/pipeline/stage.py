@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tunesmith.inference.torch_engine import TorchEngine
+from tunesmith.pipeline.named_files import task_files
 from tunesmith.pipeline.prepare import Listener, Prepared
-from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder, stage_key, write_text
 from tunesmith.text.render import TOOLS_VERSION
 
@@ -55,20 +53,6 @@ def data_key(prepared: Prepared) -> dict[str, Any]:
         **({"tools": tools} if prepared.has_tools else {}),
         **({"task_files": files} if (files := task_files(prepared.recipe)) else {}),
     }
-
-
-def task_files(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 by path of the files that say what an answer is worth: the user's metrics, a JSON schema, a database.
-
-    A file that is not there is left out: whoever needs it says so.
-    """
-    named = [recipe.task.json_schema, recipe.task.database]
-    for metric in recipe.task.metrics.values():
-        file, colon, _ = metric.formula.rpartition(":")
-        if colon and file.endswith(".py"):
-            named.append(file)
-    paths = sorted({Path(name) for name in named if name is not None})
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 def engine_of(prepared: Prepared) -> TorchEngine:

@@ -62,6 +62,13 @@ _READ_EVERY = 16
 _PROBES = 4
 """Prompts whose answers are compared between base, tuned and reloaded model."""
 
+_NOT_COMPILED = {
+    "kind": "warning",
+    "text": "no layer is compiled: those whose input has a gradient are computed again in the backward pass, or none",
+    "code": "compile",
+    "count": 1,
+}
+
 Score = Callable[[], Mapping[str, float]]
 Row = Sample | Group
 
@@ -267,7 +274,10 @@ def _train(
         eighths = stack.enter_context(fp8_linears(model.model)).replaced if plan.precision == "fp8" else ()
         compiled = 0
         if spec.compile == "on":
-            compiled = stack.enter_context(compiled_layers(model, cache_folder() / "compiled")).layers
+            kept = cache_folder() / "compiled"
+            compiled = stack.enter_context(compiled_layers(model, kept, recomputed=plan.recompute_layers)).layers
+            if not compiled:
+                tell(_NOT_COMPILED)
         tell(
             {
                 "kind": "engine",
@@ -296,8 +306,12 @@ def _train(
 
 
 def _forecast(job: Job, model: LanguageModel, plan: TrainingPlan) -> TimeForecast | None:
-    """How long the steps should take by what `check` measured for such a training, if it did; of one process only."""
-    if processes.count() > 1 or not _judged(job.recipe):
+    """How long the steps should take by what `check` measured for such a training, if it did; of one process only.
+
+    It measures plain steps: nothing is foretold of captured, compiled and 8-bit ones.
+    """
+    other = plan.cuda_graphs or plan.precision == "fp8" or job.recipe.train.compile == "on"
+    if processes.count() > 1 or other or not _judged(job.recipe):
         return None
     known = known_calibration(model, job.rows, plan)
     return None if known is None else forecast_time(known, job.rows, plan)

@@ -12,7 +12,7 @@ import torch
 
 from tunesmith.errors import RecipeError
 from tunesmith.ops import fp8
-from tunesmith.recipe.schema import Recipe, Train
+from tunesmith.recipe.schema import Recipe
 from tunesmith.text.types import Group, Sample
 from tunesmith.training.batching import RowOrder, streams
 
@@ -82,8 +82,9 @@ def choose_compile(recipe: Recipe, model: Any, rows: Sequence[Row]) -> Decision:
     return "on", f"about {work:.0e} operations earn back the compiler's time"
 
 
-def refuse_absent(train: Train, device: torch.device) -> None:
-    """Raise `RecipeError` for what was asked for and this device does not have; all of it at once."""
+def refuse_absent(recipe: Recipe, device: torch.device) -> None:
+    """Raise `RecipeError` for what was asked for and this device or method does not have; all of it at once."""
+    train = recipe.train
     missing = []
     if train.cuda_graphs == "on" and device.type != "cuda":
         missing.append(("train.cuda_graphs", f"graphs are captured on CUDA, and this training is on {device.type}"))
@@ -94,11 +95,15 @@ def refuse_absent(train: Train, device: torch.device) -> None:
             missing.append((f"train.{key}", "layers whose weights are divided are neither captured nor compiled"))
     if train.precision == "fp8" and train.sharding != "none":
         missing.append(("train.precision", "fp8 needs whole weights, and train.sharding divides them"))
+    if train.precision == "fp8" and recipe.method.quantize != "none":
+        missing.append(
+            ("train.precision", f"the weights are held in {recipe.method.quantize}, and cannot be in fp8 too")
+        )
     if missing:
         raise RecipeError(
             "; ".join(what for _, what in missing),
             where=", ".join(dict.fromkeys(where for where, _ in missing)),
-            fix="leave them at auto, or train on a GPU that has what they need",
+            fix="leave them at auto, or train where they are possible",
         )
 
 

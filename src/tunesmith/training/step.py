@@ -183,6 +183,7 @@ class Stepper:
         """As `_update` in one process; whether all is finite is decided on the device, and stays decided."""
         totals = self._gradients(rows, number)
         if not totals.weight or not math.isfinite(totals.weight):
+            self._stopped |= not math.isfinite(totals.weight)
             self.optimizer.zero_grad()
             return totals, 0.0
         norm = self.optimizer.clip(self.plan.max_grad_norm, 1 / totals.weight)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tunesmith.evaluation.statistics import rows_needed as rows_for_effect
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.tasks.types import FloatArray
 from tunesmith.verdict import wording
-from tunesmith.verdict.costs import is_tuned, total_cost
+from tunesmith.verdict.costs import burden, is_tuned, total_cost
 from tunesmith.verdict.sample_size import rows_needed, two_digits_up, z_value, zero_event_bound
 from tunesmith.verdict.types import CandidateCost, Volume
 
@@ -130,14 +131,13 @@ class Case:
                 raise VerificationError(f"candidate {name!r} has rows without a score of {self.metric!r}")
 
     def best_alternative(self) -> str | None:
-        """The highest value; of equal ones the cheapest, then the first by name, so that the answer never varies.
+        """The highest value; of equal ones the lightest (`costs.burden`), so that the answer does not vary.
 
         With a margin, the cheapest of those that are at the target and surely not worse than it by more than that.
         """
 
-        def rank(name: str) -> tuple[float, float, str]:
-            cost = self.costs[name].per_1000_requests if name in self.costs else math.inf
-            return -self.value(name).value, cost, name
+        def rank(name: str) -> tuple[Any, ...]:
+            return -self.value(name).value, *burden(name, self.costs)
 
         top = min(self.alternatives, key=rank, default=None)
         if top is None or self.margin is None:

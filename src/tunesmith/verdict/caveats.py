@@ -100,6 +100,12 @@ def _of_answers(evaluations: Mapping[str, Evaluation], n: int) -> list[str]:
     for name, evaluation in evaluations.items():
         if dropped := _dropped_examples(name, evaluation):
             found.append(dropped)
+        if unanswered := int(evaluation.notes.get("unanswered_rows", 0)):
+            found.append(
+                f"{unanswered} of {n} rows got no answer from {wording.candidate_name(name)}; they count as wrong."
+            )
+        if changed := evaluation.notes.get("model_changed"):
+            found.append(f"{wording.capitalised(wording.candidate_name(name))} is not one model: {changed}.")
         cut = sum(1 for row in evaluation.rows if not row.stopped)
         if cut > _MANY_CUT * n:
             found.append(
@@ -113,9 +119,10 @@ def _dropped_examples(name: str, evaluation: Evaluation) -> str | None:
     used = evaluation.notes.get("k_used")
     if not isinstance(used, Mapping) or used["mean"] > evaluation.notes["k"] - 0.005:
         return None
+    shown = "passages" if name.startswith("documents") else "examples"
     return (
         f"{wording.capitalised(wording.candidate_name(name))} had room for {used['mean']:.1f} of its "
-        f"{evaluation.notes['k']} examples on average; a base with a longer context could do better."
+        f"{evaluation.notes['k']} {shown} on average; a base with a longer context could do better."
     )
 
 

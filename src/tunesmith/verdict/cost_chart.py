@@ -74,19 +74,21 @@ def cost_chart(
 ) -> Markup:
     """Total cost of each line up to so many `requests`; nothing where nothing costs anything.
 
+    A line that costs nothing lies on the ground, or below the chart where axes are logarithmic.
+
     The first two lines are those to be compared. Both axes are logarithmic where their totals lie so far apart that the
     cheaper one could not be told from the ground, or where a mark lies close to the beginning.
     """
-    lines = [line for line in lines if line.total(requests) > 0]
-    if not lines or requests <= 0:
-        return Markup("")
     ends = [line.total(requests) for line in lines]
+    if requests <= 0 or not any(ends):
+        return Markup("")
     marks = [mark for mark in marks if 0 < mark.requests <= requests]
     logarithmic = max(ends[:2]) > _TIMES * min(ends[:2]) or any(mark.requests * _TIMES < requests for mark in marks)
     if logarithmic:
         first = min([requests / 1000, *(mark.requests / 10 for mark in marks)])
         x = _logarithmic(min(max(1.0, first), requests / 10), requests, requests)
-        y = _logarithmic(max(min(ends), max(ends) / 10**_DECADES), max(ends))
+        least = min(end for end in ends if end > 0)
+        y = _logarithmic(max(least, max(ends) / 10**_DECADES), max(ends))
     else:
         x, y = _linear(requests, requests), _linear(max(ends))
     parts = _axes(x, y, money) + [_mark(mark, x) for mark in marks] + [_curves(lines, x, y, requests)]

@@ -77,6 +77,17 @@ def candidate_costs(
     return found
 
 
+def burden(candidate: str, costs: Mapping[str, CandidateCost]) -> tuple[bool, float, str]:
+    """By what candidates of equal score are put in order, the lightest first.
+
+    What runs here comes before an endpoint, then few tokens before many. These repeat from run to run; measured time
+    and what it costs do not, and would recommend now one, now the other.
+    """
+    cost = costs.get(candidate)
+    tokens = cost.prompt_tokens + cost.answer_tokens if cost is not None else math.inf
+    return candidate.startswith("remote_"), tokens, candidate
+
+
 def total_cost(cost: CandidateCost, requests: float) -> float:
     """One-off cost and that of so many requests."""
     return cost.one_off + requests * cost.per_1000_requests / 1000

@@ -15,7 +15,7 @@ from tunesmith.errors import RecipeError
 from tunesmith.evaluation.types import Evaluation, MetricValue
 from tunesmith.verdict import wording
 from tunesmith.verdict.caveats import measured_caveats
-from tunesmith.verdict.costs import is_tuned
+from tunesmith.verdict.costs import burden, is_tuned
 from tunesmith.verdict.reasons import decision_for
 from tunesmith.verdict.sample_size import z_value
 from tunesmith.verdict.types import CandidateCost, Verdict
@@ -44,8 +44,8 @@ def good_enough(
     values = {name: _value(one, metric) for name, one in evaluations.items() if not is_tuned(name)}
     lowest = {name: lowest_value(value, len(values), confidence) for name, value in values.items()}
 
-    def rank(name: str) -> tuple[float, float, str]:
-        return -values[name].value, _per_request(costs, name), name
+    def rank(name: str) -> tuple[Any, ...]:
+        return -values[name].value, *burden(name, costs)
 
     reaching = sorted((name for name in values if lowest[name] >= target - _ROUNDING), key=rank)
     if not reaching:

@@ -50,16 +50,18 @@ def prompt_costs(costs: Mapping[str, CandidateCost], requests_per_month: float) 
 
 
 def longer_prompts_sentences(costs: Mapping[str, CandidateCost], requests_per_month: float, currency: str) -> list[str]:
-    """One sentence for each such candidate, as `prompt_costs` finds them."""
+    """One sentence for each such candidate whose prompts really are longer, as `prompt_costs` finds them."""
     return [
         f"The {LONGER_PROMPTS[one.candidate]} in the prompts of {wording.candidate_name(one.candidate)} make them "
-        f"{one.times:.1f} times as long ({wording.count(round(one.extra_tokens))} tokens more), which adds "
-        f"{_signed(one.extra_per_1000, currency)} to 1,000 requests and "
-        f"{_signed(one.extra_per_month, currency)} to a month."
+        f"{one.times:.1f} times as long ({wording.count(round(one.extra_tokens))} tokens more), {_adds(one, currency)}."
         for one in prompt_costs(costs, requests_per_month)
+        if round(one.extra_tokens) > 0
     ]
 
 
-def _signed(amount: float, currency: str) -> str:
-    """An extra cost; below zero where the longer prompt happened to be answered sooner."""
-    return f"{'-' if amount < 0 else ''}{wording.money(abs(amount), currency)}"
+def _adds(one: PromptCost, currency: str) -> str:
+    """What that costs; where time is paid for, the longer prompt may happen to be answered sooner."""
+    each, month = (wording.money(abs(amount), currency) for amount in (one.extra_per_1000, one.extra_per_month))
+    if one.extra_per_1000 < 0:
+        return f"yet 1,000 requests, by the latency measured, cost {each} less"
+    return f"which adds {each} to 1,000 requests and {month} to a month"

@@ -2,13 +2,14 @@
 
 Every step comes from something that was measured, and says what. Its `gain` is in the deciding metric (a fraction):
 `about` where it was measured or extrapolated, `at_most` where it is all that the cause can account for: the loss on the
-rows that show it. Causes overlap, so gains do not add up. A step without a number has evidence, but none that says how
-much; such steps stand last, in the order in which they are looked for.
+rows that show it. Of a metric that is no mean over rows, such as macro-F1, the mean of the rows' scores stands for it.
+Causes overlap, so gains do not add up. A step without a number has evidence, but none that says how much; such steps
+stand last, in the order in which they are looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
@@ -17,7 +18,6 @@ from tunesmith.evaluation.types import Evaluation, ScoredAnswer
 from tunesmith.recipe.schema import ONE_LABEL
 from tunesmith.verdict import wording
 from tunesmith.verdict.costs import is_tuned
-from tunesmith.verdict.mistakes import UNREADABLE, confusion
 from tunesmith.verdict.noise_suspects import noise_suspects
 from tunesmith.verdict.report_data import ReportData
 from tunesmith.verdict.vetoes import FEWEST_SLICE_ROWS
@@ -98,6 +98,10 @@ class _Case:
     def value(self, evaluation: Evaluation) -> float | None:
         """The deciding metric of a candidate."""
         return next((m.value for m in evaluation.metrics if m.metric == self.metric), None)
+
+    def loss(self, rows: Sequence[ScoredAnswer]) -> float:
+        """What the mean over all rows would gain if these were right."""
+        return sum(1 - self.score(row) for row in rows) / self.n
 
     def if_as_good(self, rows: list[ScoredAnswer]) -> float:
         """The gain if these rows were answered as well as the others."""
@@ -189,13 +193,15 @@ def _label_noise(case: _Case) -> Iterator[NextStep]:
     total = case.data.split_sizes.get("train", 0) + case.data.split_sizes.get("validation", 0) + case.n
     count = sum(finding.count for finding in doubted)
     if count and total:
-        # A label learnt wrong costs about one row answered wrong; where in the metric it lands is not known.
+        # A label learnt wrong costs about one row answered wrong, and that what wrong rows cost here.
+        wrong = [row for row in case.tuned.rows if case.score(row) < _RIGHT]
+        cost = case.loss(wrong) * case.n / len(wrong) if wrong else 0.0
         yield NextStep(
             "mend_labels",
             "Look at the rows whose label looks wrong, and correct them.",
             f"{wording.count(count)} of {wording.count(total)} labels look wrong to a classifier that never saw them; "
             f"about {SUSPECTS_RIGHT:.0%} of such doubts are right.",
-            SUSPECTS_RIGHT * count / total,
+            SUSPECTS_RIGHT * count / total * cost,
         )
     if case.data.task not in ONE_LABEL:
         return
@@ -207,7 +213,7 @@ def _label_noise(case: _Case) -> Iterator[NextStep]:
             "check_test_labels",
             "Check the labels of the test rows that the tuned model doubts: where it is right, the score is too low.",
             f"In {len(suspects)} of {wording.count(case.n)} test rows it is sure of another label.",
-            len(suspects) / case.n,
+            case.loss([suspect.row for suspect in suspects]),
         )
 
 
@@ -234,23 +240,24 @@ def _worst_slice(case: _Case) -> Iterator[NextStep]:
 
 
 def _confused(case: _Case) -> Iterator[NextStep]:
+    """The two labels that are most often taken for each other."""
     if case.data.task not in ONE_LABEL:
         return
-    wrong = sum(1 for row in case.tuned.rows if case.score(row) < _RIGHT)
-    counts: dict[tuple[str, str], int] = {}
-    for expected, answered, count, _ in confusion(case.tuned, case.data.labels, case.metric).pairs:
-        if answered != UNREADABLE:
-            pair = (min(expected, answered), max(expected, answered))
-            counts[pair] = counts.get(pair, 0) + count
-    if not counts or not wrong:
+    wrong = [row for row in case.tuned.rows if case.score(row) < _RIGHT]
+    pairs: dict[tuple[str, str], list[ScoredAnswer]] = {}
+    for row in wrong:
+        if row.parsed is not None:
+            first, second = sorted((row.expected.strip(), str(row.parsed)))
+            pairs.setdefault((first, second), []).append(row)
+    if not pairs:
         return
-    (a, b), count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    if count >= FEWEST_CONFUSED and count >= MANY_OF_THE_ERRORS * wrong:
+    (a, b), rows = min(pairs.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    if len(rows) >= FEWEST_CONFUSED and len(rows) >= MANY_OF_THE_ERRORS * len(wrong):
         yield NextStep(
             "confused_labels",
             f"Say in the instruction what tells “{a}” from “{b}”, add rows at their border, or merge the two.",
-            f"{count} of {wording.count(wrong)} wrong answers take one for the other.",
-            count / case.n,
+            f"{len(rows)} of {wording.count(len(wrong))} wrong answers take one for the other.",
+            case.loss(rows),
         )
 
 

@@ -35,11 +35,13 @@ def comparison_lines(report: ReportData, subject: Subject) -> list[Line]:
     lines = []
     for candidate in dict.fromkeys(value.candidate for value in report.comparison):
         evaluation = evaluation_of(report, candidate)
+        base, way = wording.split_way(candidate)
+        first = evaluation_of(report, base) if way is not None else None
         lines.append(
             Line(
                 label=wording.candidate_name(candidate),
                 role=subject.role(candidate),
-                note=note_text(evaluation.notes) if evaluation else "",
+                note=note_text(evaluation.notes, first.notes if first else {}) if evaluation else "",
                 metrics_row=[value_of(report, candidate, metric) for metric in metrics],
                 deciding=value_of(report, candidate, report.verdict.metric),
             )
@@ -47,18 +49,23 @@ def comparison_lines(report: ReportData, subject: Subject) -> list[Line]:
     return sorted(lines, key=lambda line: -line.deciding.value if line.deciding else math.inf)
 
 
-def note_text(notes: Mapping[str, Any]) -> str:
-    """Single facts as `name value`; tables among the notes are left to the evaluation files."""
+def note_text(notes: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """Single facts as `name value`, without counts of what did not occur.
+
+    said: the notes of the same candidate in its first way of answering: what is the same there is not repeated. Tables
+    among the notes are left to the evaluation files.
+    """
     parts = []
     for key, value in notes.items():
-        if (key == "k" and value == 0) or key == "decoding":
+        if key == "decoding" or (key in said and said[key] == value):
             continue  # said elsewhere
+        if value == 0 and not isinstance(value, bool):
+            continue
         if key == "k_used" and isinstance(value, Mapping):
             if value["mean"] < notes["k"]:
                 parts.append(f"really shown {value['mean']:.1f} on average")
         elif key == "unanswerable_rows":
-            if value:
-                parts.append(f"{value} rows did not fit")
+            parts.append(f"{value} rows did not fit")
         elif isinstance(value, bool | int | float | str):
             text = f"{value:g}" if isinstance(value, float) else str(value)
             parts.append(f"{key.replace('_', ' ')} {text}")

@@ -133,9 +133,9 @@ class _Packed:
         answers = [{row.id: row for row in evaluation.rows} for evaluation in self.candidates]
         frame = common_frame(self.main.rows)
         numbered = list(enumerate(self.main.rows, start=1))
-        wrong = [one for one in numbered if one[1].scores[self.metric] < _RIGHT]
-        wrong.sort(key=lambda one: (one[1].scores[self.metric], one[1].id))
-        right = sorted((one for one in numbered if one[1].scores[self.metric] >= _RIGHT), key=lambda one: one[1].id)
+        wrong = [one for one in numbered if not _is_right(one[1], self.metric)]
+        wrong.sort(key=lambda one: (_rounded(one[1].scores[self.metric]) or 0.0, one[1].id))
+        right = sorted((one for one in numbered if _is_right(one[1], self.metric)), key=lambda one: one[1].id)
         taken: list[tuple[int, ScoredAnswer, list[Any]]] = []
         for part, room in ((wrong, int(most * _SHARE_OF_WRONG)), (right, most)):
             for number, row in part:
@@ -173,6 +173,11 @@ class _Packed:
         return place
 
 
+def _is_right(row: ScoredAnswer, metric: str) -> bool:
+    """Entirely right; a score that is no number is not."""
+    return row.scores[metric] >= _RIGHT
+
+
 def _rounded(score: float) -> float | None:
     """As it is kept in the page; None for what is no number, which JSON cannot hold."""
     return round(float(score), 3) if math.isfinite(score) else None
@@ -198,8 +203,8 @@ def _sentence(packed: _Packed, main: Evaluation, ordered: Sequence[Evaluation], 
     if here == total:
         sentence = f"All {wording.count(total)} test rows are here."
     else:
-        wrong = sum(1 for row in main.rows if row.scores[metric] < _RIGHT)
-        kept = sum(1 for row in packed.rows if row.scores[metric] < _RIGHT)
+        wrong = sum(1 for row in main.rows if not _is_right(row, metric))
+        kept = sum(1 for row in packed.rows if not _is_right(row, metric))
         which = "all" if kept == wrong else f"{wording.count(kept)} of"
         sentence = (
             f"{wording.count(here)} of {wording.count(total)} test rows are here, so that the page stays small: "

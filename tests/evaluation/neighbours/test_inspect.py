@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.evaluation.neighbours.made import INTENTS, make_evidence, prompt_of
-from tunesmith.evaluation.neighbours import Options, write_as
+from tunesmith.data.types import Message, ToolCall, Toolset
+from tunesmith.errors import RecipeError
+from tunesmith.evaluation.neighbours import Options, with_conversations, write_as
 
 
 def logs(folder: Path) -> dict[str, Any]:
@@ -56,6 +58,29 @@ def test_several_references_are_several_targets(tmp_path: Path) -> None:
     evidence = make_evidence(tmp_path / "run", "question_answering", rows, {"tuned": ["Paris", "one"]})
     write_as("inspect", evidence, tmp_path / "out", Options())
     assert [s["target"] for s in logs(tmp_path / "out")["tuned"]["samples"]] == [["Paris", "the city"], "one"]
+
+
+def test_turns_with_tools_are_whole_for_inspect_and_not_for_promptfoo(tmp_path: Path) -> None:
+    definition = '{"type": "function", "function": {"name": "weather"}}'
+    rows = [("weather?", '{"name": "weather", "arguments": {}}'), ("thanks", "Bye")]
+    evidence = make_evidence(tmp_path / "run", "tool_calls", rows, {"tuned": [right for _, right in rows]})
+    called = Message("assistant", "", tool_calls=(ToolCall("c1", "weather", '{"city": "Rome"}'),))
+    asked = (
+        Message("user", "weather?", tools=Toolset((definition,))),
+        called,
+        Message("tool", "sunny", tool_call_id="c1"),
+        Message("user", "And now?"),
+    )
+    evidence = with_conversations(evidence, {"tuned": [asked, asked]})
+    write_as("inspect", evidence, tmp_path / "out", Options())
+    sample = json.loads((tmp_path / "out/samples.jsonl").read_text().splitlines()[0])
+    assert sample["metadata"]["tools"] == [json.loads(definition)]
+    assert sample["input"][1]["tool_calls"] == [
+        {"id": "c1", "function": "weather", "arguments": {"city": "Rome"}, "type": "function"}
+    ]
+    assert sample["input"][2] == {"role": "tool", "content": "sunny", "tool_call_id": "c1"}
+    with pytest.raises(RecipeError, match="speak of tools"):
+        write_as("promptfoo", evidence, tmp_path / "other", Options("http://127.0.0.1:1/v1", "m", "chat"))
 
 
 def test_half_characters_of_a_model_of_bytes_can_be_written(tmp_path: Path) -> None:

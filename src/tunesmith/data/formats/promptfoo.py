@@ -86,7 +86,8 @@ class Promptfoo:
         if template is None and len(variables) != 1:
             log.add("test_input_unclear", row.line, f"its variables are {', '.join(variables) or 'none'}", field="vars")
             return None
-        asked, missing = (next(iter(variables.values())), []) if template is None else _fill(template, variables)
+        only = cell_text(next(iter(variables.values()), None))
+        asked, missing = (only, []) if template is None else _fill(template, variables)
         if missing:
             log.add("test_variable_missing", row.line, ", ".join(missing), field=CONFIG)
             return None

@@ -61,8 +61,14 @@ def _sample(evidence: Evidence, place: int, asking: Shown | None) -> dict[str, A
         "id": answer.id,
         "input": _messages(turns) if turns else evidence.questions[answer.id],
         "target": _target(evidence, answer),
-        "metadata": {"run": evidence.name, "question": evidence.questions[answer.id]},
+        "metadata": {"run": evidence.name, "question": evidence.questions[answer.id], **_tools(turns or ())},
     }
+
+
+def _tools(turns: Conversation) -> dict[str, Any]:
+    """The tools that are offered, which a sample has no other place for."""
+    offered = next((turn.tools.definitions for turn in turns if turn.tools is not None), ())
+    return {"tools": [json.loads(definition) for definition in offered]} if offered else {}
 
 
 def _target(evidence: Evidence, answer: ScoredAnswer) -> str | list[str]:

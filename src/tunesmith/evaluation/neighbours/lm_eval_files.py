@@ -63,7 +63,7 @@ def write_lm_eval(evidence: Evidence, folder: Path, _: Options) -> Use:
     notes = [f"{', '.join(left)}: {why}"] if left else []
     tasks = {shown.name: task_name(evidence, shown) for shown in asked}
     if not tasks:
-        return Use("the results of every candidate lie in {folder}/results", tuple(notes))
+        return Use("ls {folder}/results", tuple(notes))
     task = tasks.get("tuned", next(iter(tasks.values())))
     command = f"lm-eval run --model hf --model_args pretrained=MODEL --include_path {{folder}} --tasks {task}"
     return Use(command, tuple(notes))

@@ -55,7 +55,7 @@ def write_promptfoo(evidence: Evidence, folder: Path, options: Options) -> Use:
     chats = {
         shown.name + CHAT: [_turns(turns) for turns in shown.conversations]
         for shown in evidence.asked
-        if shown.conversations is not None
+        if shown.conversations is not None and not any(map(_speaks_of_tools, shown.conversations))
     }
     providers, notes = _providers(evidence, options, chats)
     used = [label for provider in providers for label in provider["prompts"]]
@@ -87,7 +87,7 @@ def _providers(
         if tuned is None:
             notes.append(f"{options.url} is not asked: this run has no tuned model among the candidates written")
         else:
-            found.append(_served(evidence, tuned, options))
+            found.append(_served(evidence, tuned, options, chats))
     for name, remote in evidence.recipe.remotes.items():
         own, full = f"{REMOTE}{name}{CHAT}", f"zero_shot{CHAT}"
         if own not in chats and full not in chats:
@@ -109,11 +109,11 @@ def _recorded(shown: Shown) -> dict[str, Any]:
     }
 
 
-def _served(evidence: Evidence, tuned: Shown, options: Options) -> dict[str, Any]:
+def _served(evidence: Evidence, tuned: Shown, options: Options, chats: Mapping[str, Any]) -> dict[str, Any]:
     chat = options.dialect == "chat"
-    if chat and tuned.conversations is None:
+    if chat and tuned.name + CHAT not in chats:
         raise RecipeError(
-            "the turns of tuned's prompts are not known",
+            "the turns of tuned's prompts are not known, or speak of tools, which promptfoo cannot be given",
             where="--dialect chat",
             fix="--dialect completions, which sends the exact text",
         )
@@ -216,6 +216,10 @@ def _inert(text: str) -> str:
     """A text that promptfoo shows as it is: it would load what begins like a file, and fill in placeholders."""
     text = f" {text}" if text.startswith(_LOADED) else text
     return f"{{% raw %}}{text}{{% endraw %}}" if "{{" in text or "{%" in text or "{#" in text else text
+
+
+def _speaks_of_tools(turns: Conversation) -> bool:
+    return any(turn.tools is not None or turn.tool_calls or turn.role == "tool" for turn in turns)
 
 
 def _turns(turns: Conversation) -> list[dict[str, Any]]:

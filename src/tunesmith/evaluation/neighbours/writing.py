@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """How what was written is used, `{folder}` being where it lies, and what could not be said there."""
+    """The command that uses what was written, `{folder}` being where it lies, and what could not be said there."""
 
     command: str
     notes: tuple[str, ...] = ()
@@ -92,7 +93,7 @@ def write_as(to: str, evidence: Evidence, folder: Path, options: Options) -> Wri
         use = write(evidence, folder, options)
         _mark(folder, evidence, to)
     files = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MARK)
-    return Written(folder, tuple(sorted(files)), use.command.replace("{folder}", str(folder)), use.notes)
+    return Written(folder, tuple(sorted(files)), use.command.replace("{folder}", shlex.quote(str(folder))), use.notes)
 
 
 def _mark(folder: Path, evidence: Evidence, to: str) -> None:
