@@ -294,3 +294,40 @@ def test_lists_of_right_answers_are_answered_with_one_of_them() -> None:
     # Where the list itself is learnt it is the answer.
     learnt = [replace(row, messages=(row.messages[0], Message("assistant", row.expected))) for row in rows]
     assert infer_task([row for row in learnt if row.expected.startswith("[")]) == "extraction"
+
+
+def _in_column(column: str, answers: Iterable[str]) -> list[Example]:
+    pairs = [(f"some text about thing {i} that says little", answer) for i, answer in enumerate(answers)]
+    made = examples(pairs)
+    return [replace(e, values={"text": q, column: a}) for e, (q, a) in zip(made, pairs, strict=True)]
+
+
+def _numbered(count: int, rows: int) -> list[str]:
+    return [str(i * 5 % count) for i in range(rows)]
+
+
+@pytest.mark.parametrize(
+    ("column", "answers", "task"),
+    [
+        ("label", _numbered(77, 400), "classification"),  # class labels as data sets hold them
+        ("intent_id", [str(1 + i % 40) for i in range(200)], "classification"),
+        ("label", [str(i * i) for i in range(30)] * 3, "regression"),  # amounts: most numbers between are not there
+        ("label", [f"{i / 10:.1f}" for i in range(50)] * 3, "regression"),  # graded likeness
+        ("price", _numbered(77, 400), "regression"),
+        ("zip", [f"{(i % 40) * 251:05d}" for i in range(200)], "classification"),
+        ("price", [f"${i},{i:03d}.50" for i in range(100, 160)], "regression"),
+        ("share", [f"{i % 50}%" for i in range(100)], "regression"),
+        ("share", [*(str(i) for i in range(40)), "nan"], "regression"),  # the task then names the row
+        ("price", [f"{i},{i % 10}" for i in range(60)], "generation"),  # decimals, or lists of two labels
+        ("rating", [f"{1 + i % 5}.0" for i in range(50)], "ordinal"),
+        ("rating", ["1", "2", "3", "03"] * 10, "classification"),
+        ("emotions", [f"e{i % 7}, f{i % 5}" if i % 2 else f"e{i % 7}" for i in range(300)], "multi_label"),
+        ("place", ["Paris, France", "Rome, Italy", "Lyon, France"] * 20, "classification"),
+        ("tags", [f"{i % 3},{3 + i % 5},{8 + i % 7}" for i in range(400)], "multi_label"),
+    ],
+)
+def test_numbers_may_be_names_and_names_be_combined(column: str, answers: list[str], task: str) -> None:
+    rows = _in_column(column, answers)
+    assert infer_task(rows) == task
+    if "nan" not in answers:
+        fit_task(TaskSpec(), task, rows)  # what is recognised can be fitted

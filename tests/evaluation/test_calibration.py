@@ -138,6 +138,15 @@ def test_with_few_validation_rows_nothing_is_fitted() -> None:
     assert calibration("tuned", source(100, 3, 2.0, seed=8)).scaled is None
 
 
+def test_where_no_validation_row_is_wrong_nothing_is_fitted() -> None:
+    right, _ = beliefs_of([({"a": 0.6, "b": 0.4}, "a")] * 100)
+    once, _ = beliefs_of([({"a": 0.6, "b": 0.4}, "a")] * 99 + [({"a": 0.6, "b": 0.4}, "b")])
+    test = source(100, 2, 2.0, seed=8)
+    found = calibration("tuned", test, right)
+    assert found.temperature is None and found.scaled is None and found.fitted_on == 0
+    assert calibration("tuned", test, once).temperature == pytest.approx(math.log(0.6 / 0.4) / math.log(99), rel=1e-4)
+
+
 def test_rows_that_cannot_be_measured_are_counted_not_dropped_in_silence() -> None:
     sure = {"a": 0.8, "b": 0.2}
     beliefs, left_out = beliefs_of([(sure, "a"), (None, "a"), (sure, "c"), ({"a": 1.0}, "a"), ({}, "b"), (sure, "b")])

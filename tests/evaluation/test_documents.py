@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.tasks.rows import example
 from tunesmith.errors import DataError
 from tunesmith.evaluation.document_files import Document, read_documents
-from tunesmith.evaluation.passages import OVERLAP, PassageFinder, cut, cut_all, with_passages
+from tunesmith.evaluation.passages import OVERLAP, PassageFinder, _spoken, cut, cut_all, with_passages
+from tunesmith.tasks.words import words
 
 
 def words_of(texts: Sequence[str]) -> list[int]:
@@ -66,6 +67,23 @@ def test_a_folder_of_all_kinds(tmp_path: Path) -> None:
     assert named["guide.md"].title == "The guide" and named["guide.md"].text.startswith("# The guide")
     assert named["rows.jsonl, line 1"].name == "Fees" and named["rows.jsonl, line 3"].text == "A bare text."
     assert (dict(found.skipped), found.empty, found.repeated) == ({".jpg": 1, "no ending": 1}, 1, 1)
+
+
+def test_a_line_at_the_beginning_is_no_front_matter(tmp_path: Path) -> None:
+    rule = "---\nAsk at the desk.\n---\nIt opens at nine.\n"
+    settings_ = "---\ntitle: Hours\ntags:\n  - a\n# note\n---\nIt opens at nine.\n"
+    folder = write(tmp_path, {"rule.md": rule, "set.md": settings_, "open.md": "---\nNever closed: this."})
+    told = {document.source: document.text for document in read_documents(folder).documents}
+    assert told == {"rule.md": rule, "set.md": "It opens at nine.\n", "open.md": "---\nNever closed: this."}
+
+
+def test_runs_below_the_documents_are_not_read(tmp_path: Path) -> None:
+    """Their reports and answers hold the test rows."""
+    run = {"manifest.json": "{}", "events.jsonl": "{}", "report.html": "<p>x</p>", "evaluation/tuned.jsonl": "{}"}
+    files = {"a.txt": "one", "site/manifest.json": "{}", "site/index.html": "<p>two</p>"}
+    found = read_documents(write(tmp_path, {**files, **{f"runs/a-1/{name}": text for name, text in run.items()}}))
+    assert [document.source for document in found.documents] == ["a.txt", "site/index.html"]
+    assert dict(found.skipped) == {".json": 1, "in the folder of a run": 4}
 
 
 def test_the_hash_is_of_what_was_read(tmp_path: Path) -> None:
@@ -193,3 +211,49 @@ def test_a_row_without_a_question_is_asked_as_it_is() -> None:
     assert asked.messages[0].content == (
         "These passages may help:\n\n[1] At home\nIt takes one day.\n\nThe question:\nhow long"
     )
+
+
+QUESTION = "why was my card declined at the till on friday"
+
+
+def test_a_row_told_over_several_passages_is_not_given_away() -> None:
+    """A dump of the rows, cut between a question and its answer: what says the answer is held back too."""
+    told = f"{QUESTION}.\n\nIt had expired on the first.\n\nA card may be declined for other reasons too."
+    finder = PassageFinder(cut_all([Document(told, "rows.txt")], 10, words_of))
+    assert len(finder.passages) == 3
+    row = example(QUESTION, "It had expired on the first")
+    assert [passage.text.split()[0] for passage in finder.nearest(row, 3)] == ["why", "A"]
+    assert finder.held_out == {row.id}
+    other = example(QUESTION, "The till was broken")
+    assert len(finder.nearest(other, 3)) == 3 and other.id not in {*finder.held_out} - {row.id}
+
+
+def test_a_part_of_a_long_answer_is_held_back() -> None:
+    answer = "first we look at your account. then we send you a letter. at last we call you back."
+    finder = PassageFinder(cut_all([Document(f"{QUESTION}.\n\n{answer}", "rows.txt")], 10, words_of))
+    assert len(finder.passages) >= 3
+    assert [passage.text.strip() for passage in finder.nearest(example(QUESTION, answer), 9)] == [f"{QUESTION}."]
+
+
+def test_an_answer_far_from_the_question_is_no_solution() -> None:
+    apart = "The till is next to the door. " * 80
+    finder = PassageFinder(cut_all([Document(f"{QUESTION}.\n\n{apart}\n\nIt had expired.", "a")], 10, words_of))
+    row = example(QUESTION, "It had expired")
+    assert len(finder.nearest(row, len(finder.passages))) == len(finder.passages) and not finder.held_out
+
+
+def test_an_answer_without_words_stands_where_its_question_does() -> None:
+    finder = PassageFinder(cut_all([Document(f"{QUESTION} ★★", "a")], 20, words_of))
+    assert finder.nearest(example(QUESTION, "★★"), 1) == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["one two.", "Three. ", "\n\n", "a,b ", "ﬁn é", "你好。", " 中 "]), max_size=30))
+def test_the_words_of_passages_are_found_in_those_of_their_document(parts: list[str]) -> None:
+    passages = dict(enumerate(cut(Document("".join(parts), "a"), 12, letters_of)))
+    if not passages:
+        return
+    spoken = _spoken(passages)
+    for place, passage in passages.items():
+        start, end = spoken.spans[place]
+        assert spoken.text[start:end].split() == words(passage.text)

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("encoder"), TEXTS)
 
 
-def settled(folder: Path, tmp_path: Path, files: dict[str, dict[str, Any]]) -> Path:
+def settled(folder: Path, tmp_path: Path, files: dict[str, Any]) -> Path:
     """A copy of the model with further files beside it."""
     place = tmp_path / "model"
     place.mkdir()
@@ -50,9 +50,16 @@ def test_vectors_are_the_mean_of_token_states_whatever_the_batch(folder: Path) -
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "place"), [("cls_token", 0), ("lasttoken", -1)])
-def test_pooling_is_that_of_the_model(folder: Path, tmp_path: Path, mode: str, place: int) -> None:
-    settings = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": False, f"pooling_mode_{mode}": True}
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, 0),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, -1),
+        ({"pooling_mode": "cls", "include_prompt": True}, 0),
+    ],
+)
+def test_pooling_is_that_of_the_model(folder: Path, tmp_path: Path, told: dict[str, Any], place: int) -> None:
+    settings = {"word_embedding_dimension": 16, **told}
     encoder = load_encoder(str(settled(folder, tmp_path, {"1_Pooling/config.json": settings})), device="cpu")
     got = encoder.encode(TEXTS, "query")
     for text, vector in zip(TEXTS, got, strict=True):
@@ -82,6 +89,29 @@ def test_an_encoder_that_cannot_be_used_is_an_error(folder: Path, tmp_path: Path
     odd = {"1_Pooling/config.json": {"pooling_mode_weightedmean_tokens": True}}
     with pytest.raises(EngineError, match="pools by weightedmean_tokens"):
         load_encoder(str(settled(folder, tmp_path, odd)), device="cpu")
+
+
+def test_an_encoder_with_further_layers_is_refused_and_a_usual_one_taken(folder: Path, tmp_path: Path) -> None:
+    usual = [{"idx": i, "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(
+        ("Transformer", "Pooling", "Normalize"))]  # fmt: skip
+    place = settled(folder, tmp_path, {"modules.json": usual})
+    assert load_encoder(str(place), device="cpu").pooling == "mean"
+    (place / "modules.json").write_text(json.dumps([*usual, {"type": "sentence_transformers.models.Dense"}]))
+    with pytest.raises(EngineError, match="further layers behind its pooling: Dense"):
+        load_encoder(str(place), device="cpu")
+
+
+def test_code_that_comes_with_an_encoder_is_not_asked_about(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    place = settled(folder, tmp_path, {})
+    config = json.loads((place / "config.json").read_text())
+    del config["model_type"]
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    (place / "config.json").write_text(json.dumps(config))
+    (place / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    with pytest.raises(EngineError, match="could not be loaded"):
+        load_encoder(str(place), device="cpu")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_vectors_are_kept_by_content(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

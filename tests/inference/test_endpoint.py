@@ -14,7 +14,15 @@ import pytest
 
 from tests.inference.server import Server, refusal, reply, serving
 from tunesmith.errors import RecipeError
-from tunesmith.inference.endpoint import Budget, Endpoint, OverBudgetError, RefusedError, UnreadableError, token_bound
+from tunesmith.inference.endpoint import (
+    AskError,
+    Budget,
+    Endpoint,
+    OverBudgetError,
+    RefusedError,
+    UnreadableError,
+    token_bound,
+)
 
 
 @pytest.fixture
@@ -72,6 +80,13 @@ def test_a_server_that_never_answers_ends_after_all_attempts(server, endpoint, w
     assert len(server.asked) == 4 and spent.tokens == 0
 
 
+def test_what_took_too_long_behind_the_server_may_have_been_charged(server, endpoint):
+    server.answer = lambda body, number: refusal(504) if number == 0 else reply("at last")
+    spent = budget()
+    assert endpoint.ask(TURNS, spent, max_tokens=5, options={}).lost == (token_bound(TURNS), 5)
+    assert spent.tokens == 40 + token_bound(TURNS) + 5
+
+
 def test_what_lasts_is_not_tried_again(server, endpoint):
     server.answer = lambda body, number: refusal(400, "content filter")
     with pytest.raises(RefusedError, match="400: content filter"):
@@ -109,9 +124,37 @@ def test_a_key_is_not_sent_in_the_clear_and_an_address_is_one():
         Endpoint("http://example.com/v1", "m", "key").check()
     Endpoint("http://example.com/v1", "m").check()
     Endpoint("https://example.com/v1", "m", "key").check()
-    for url in ("example.com/v1", "file:///etc/passwd", "http://"):
+    for url in ("example.com/v1", "file:///etc/passwd", "http://", "https://example.com/a b", "https://example.com/ü"):
         with pytest.raises(RecipeError, match="no address"):
             Endpoint(url, "m").check()
+    with pytest.raises(RecipeError, match="holds a user name or password") as told:
+        Endpoint("https://me:secret-word@example.com/v1", "m").check()
+    assert "secret-word" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["secret-word\n", "secret-word 2", "secret-wörd"])
+def test_a_key_that_cannot_be_sent_is_told_without_showing_it(key):
+    with pytest.raises(RecipeError, match="characters that cannot be sent") as told:
+        Endpoint("https://example.com/v1", "m", key).check()
+    assert "secret-w" not in str(told.value)
+
+
+def test_a_server_that_repeats_the_key_does_not_spread_it(server, endpoint):
+    asking = replace(endpoint, key="secret-word")
+    for answer, error in (
+        (refusal(401, "the key secret-word is wrong"), "the key \\(the key\\) is wrong"),
+        (refusal(400, "secret-word may not"), "\\(the key\\) may not"),
+        ((200, {}, b'{"error": {"message": "secret-word is spent"}}'), "\\(the key\\) is spent"),
+    ):
+        server.answer = lambda body, number, answer=answer: answer
+        with pytest.raises(AskError, match=error) as told:
+            asking.ask(TURNS, budget(), max_tokens=5, options={})
+        assert "secret-word" not in str(told.value)
+
+
+def test_a_form_is_counted_as_a_part_of_the_prompt():
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"enum": ["x" * 500]}}}
+    assert token_bound(TURNS, {"response_format": form}) >= token_bound(TURNS, {"temperature": 0}) + 500
 
 
 def test_a_wait_may_be_told_as_a_date(server, endpoint, waited):

@@ -389,3 +389,41 @@ def test_the_journal_survives_a_process_that_is_killed(server, tmp_path: Path):
     server.asked.clear()
     assert texts(engine_at(server, journal=journal).generate(PROMPTS, 7)) == EXPECTED
     assert len(server.asked) == 1
+
+
+def test_tries_that_may_have_been_charged_are_kept_when_the_list_is_stopped(server, tmp_path):
+    """Lost on the way, then stopped while it waited to try again: a later process counts it as spent."""
+    journal = tmp_path / "replies.jsonl"
+    waiting = threading.Event()
+
+    def ends(body: dict[str, Any], number: int) -> Answer:
+        if number_of(body) == 0:
+            return None
+        assert waiting.wait(5)
+        return refusal(401, "expired")
+
+    def wait(stop: threading.Event, seconds: float) -> bool:
+        waiting.set()
+        return stop.wait(5)
+
+    server.answer = ends
+    with pytest.raises(EngineError, match="expired"):
+        list(engine_at(server, journal=journal, concurrency=2, wait=wait).generate(PROMPTS[:2], 7))
+    assert sorted(map(number_of, server.asked)) == [0, 1]
+    server.answer = echo
+    budget = Budget()
+    assert texts(engine_at(server, journal=journal, budget=budget).generate(PROMPTS[:2], 7)) == EXPECTED[:2]
+    turns = [{"role": m.role, "content": m.content} for m in PROMPTS[0]]
+    assert budget.tokens == 2 * 23 + token_bound(turns) + 7
+
+
+def test_unreadable_answers_stay_counted_when_the_last_try_is_lost(server, tmp_path):
+    journal = tmp_path / "replies.jsonl"
+    answers = iter([(200, {}, b"{}"), (200, {}, b"{}"), *[refusal(500)] * 3])
+    server.answer = lambda body, number: next(answers) if number_of(body) == 0 else echo(body, number)
+    engine = engine_at(server, journal=journal, concurrency=1)
+    assert texts(engine.generate(PROMPTS[:2], 7)) == ["", "answer 1"]
+    budget = Budget()
+    list(engine_at(server, journal=journal, budget=budget).generate(PROMPTS[:2], 7, skip=2))
+    turns = [{"role": m.role, "content": m.content} for m in PROMPTS[0]]
+    assert budget.tokens == engine.budget.tokens == 23 + 2 * (token_bound(turns) + 7)

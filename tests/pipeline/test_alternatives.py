@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.evaluation.encoders import save_encoder
 from tests.inference.server import Answer, Server, refusal, serving
 from tests.pipeline.conftest import QUICK, WORDS, answers, events
 from tunesmith.evaluation.encoder import TextEncoder
+from tunesmith.inference.endpoint import token_bound
 from tunesmith.pipeline.document_search import passage_size
 from tunesmith.pipeline.remotes import remote_problems, token_prices
 from tunesmith.recipe.schema import Recipe
@@ -96,7 +98,12 @@ def test_a_model_behind_an_endpoint_is_measured_paid_for_and_recommended(project
             assert b"very-secret-key" not in path.read_bytes(), path
     assert "prices" not in notes
     (told,) = [event["text"] for event in events(run) if event["kind"] == "note" and "are sent to" in event["text"]]
-    assert told.startswith("remote_big: 40 test rows are sent to 127.0.0.1, at most ") and told.endswith(" USD)")
+    told_of = re.fullmatch(
+        r"remote_big: 40 test rows are sent to 127\.0\.0\.1 \(and 4 requests to measure latency\), "
+        r"at most ([\d,]+) tokens \(\d\.\d\d USD\) if none has to be repeated", told)  # fmt: skip
+    assert told_of is not None
+    sent = [[{k: m[k] for k in ("role", "content")} for m in body["messages"]] for body in server.asked]
+    assert len(sent) == 44 and int(told_of[1].replace(",", "")) >= sum(map(token_bound, sent)) + 44 * 4
     # The verdict is there: asked again it costs nothing.
     before = len(server.asked)
     assert tunesmith("run", "recipe.yaml", *QUICK, *ONLY_REMOTE, *remote(server, **settings)).code == 0
@@ -184,6 +191,9 @@ def test_prices_are_the_users_and_problems_need_no_request():
     recipe = Recipe.model_validate({"data": "rows.csv", "remotes": {"big": big}})
     assert token_prices(recipe) == {"remote_big": TokenPrice(2.0, 8.0)}
     assert remote_problems(recipe, {}) == []
+    # remote_big_grammar would be taken for remote_big under its grammar.
+    twins = Recipe.model_validate({"data": "rows.csv", "remotes": {"big": big, "big_grammar": big, "free": big}})
+    assert [problem.key for problem in remote_problems(twins, {})] == ["remotes.big_grammar", "remotes.free"]
     assert token_prices(Recipe.model_validate({"data": "rows.csv"})) == {}
 
 

@@ -149,3 +149,12 @@ def test_all_of_it_is_json(project, tunesmith):
     found = decision(tunesmith)
     assert set(found) == {*COSTS, "summary"}
     assert json.loads(json.dumps(found)) == found
+
+
+def test_where_no_row_fits_the_training_is_not_known_and_that_is_said(project, tunesmith):
+    said = tunesmith("check", "recipe.yaml", "--json", "--quick", "--set", "train.max_length=3")
+    assert said.code == 3
+    found = said.json["decision"]
+    assert found["compute"]["training_money"] is None and found["compute"]["state"] == "look"
+    assert found["base"]["rows_too_long"] == 50 and found["base"]["state"] == "look"
+    assert "without the training" in found["summary"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,6 +191,16 @@ def test_training_on_each_part_of_a_small_recipe_and_going_on(project, monkeypat
     told.clear()
     again = run_learning_curve(recipe, rows, project / "curve", told.append)
     assert again == curve and not [e for e in told if e["kind"] == "train_step"]
+
+
+def test_labels_in_an_order_are_stratified_as_others_are(project):
+    recipe = load_recipe(project / "recipe.yaml")
+    rows = read_data(recipe)
+    drawn = {
+        kind: [subset.sha256 for subset in subsets_of(recipe, replace(rows, task_type=kind))]
+        for kind in ("classification", "ordinal", "generation")
+    }
+    assert drawn["ordinal"] == drawn["classification"] != drawn["generation"]
 
 
 def test_the_command_freezes_the_parts(project, tunesmith):

@@ -17,6 +17,7 @@ from tunesmith.tasks import QuestionAnswering, Summarisation, Translation, fit_t
 from tunesmith.tasks.question_answering import normalise, token_f1
 from tunesmith.tasks.summarisation import copied_share, rouge
 from tunesmith.tasks.translation import Bleu, ChrF, tokenizer_for
+from tunesmith.tasks.words import words
 
 SUMMARY = Summarisation()
 
@@ -74,7 +75,10 @@ def test_an_empty_summary_scores_nothing_and_breaks_nothing() -> None:
         ("a b b", "b b c", 2 * 2 / 5),  # "a" is an article: b b against b b c
         ("in 1999", "1,999", 2 / 3),
         ("", "", 1.0),
-        ("the", "", 1.0),
+        ("the", "", 0.0),
+        ("A", "a.", 1.0),  # an option: nothing else is said, so the article counts
+        ("", "A", 0.0),
+        ("%", "$", 0.0),
         ("", "Paris", 0.0),
         ("北京大学", "北京", 2 * 2 / 6),
     ],
@@ -165,3 +169,8 @@ def test_no_text_breaks_a_metric_or_leaves_0_to_1(answer: str, target: str) -> N
     row = example("q", target)
     for task in (Summarisation(), QuestionAnswering(), Translation()):
         assert all(0 <= value <= 1 + 1e-9 for value in quick_score(task, [answer], [row]).values())
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_plain_letters_are_read_as_any_others(text: str) -> None:
+    assert words(text) == words(f"{text} é")[:-1]

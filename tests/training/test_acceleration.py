@@ -91,6 +91,7 @@ def test_compiling_pays_for_long_trainings():
     assert choose_compile(recipe(epochs=20_000), OnGpu(), ROWS)[0] == "on"
     assert choose_compile(recipe(epochs=20_000, max_steps=10), OnGpu(), ROWS)[0] == "off"
     assert choose_compile(recipe(epochs=20_000, sharding="fsdp"), OnGpu(), ROWS)[0] == "off"
+    assert choose_compile(recipe({"quantize": "nf4"}, epochs=20_000), OnGpu(), ROWS)[0] == "off"
 
 
 def test_what_is_asked_for_and_absent_is_refused_at_once():

@@ -83,5 +83,18 @@ def test_what_longer_prompts_cost() -> None:
     assert prompt_costs({"few_shot": costs["few_shot"]}, 30_000) == []
 
 
+def test_longer_prompts_that_were_answered_sooner_or_are_not_longer() -> None:
+    costs = {
+        "zero_shot": CandidateCost("zero_shot", 50.0, 3.0, 0.2, 0.3, 0.02, 0.0),
+        "few_shot": CandidateCost("few_shot", 50.0, 3.0, 0.2, 0.3, 0.03, 0.0),  # no example fitted
+        "documents": CandidateCost("documents", 150.0, 3.0, 0.1, 0.3, 0.01, 0.0),
+    }
+    (sentence,) = longer_prompts_sentences(costs, 30_000, "USD")
+    assert sentence == (
+        "The passages in the prompts of documents make them 3.0 times as long (100 tokens more), yet 1,000 requests, "
+        "by the latency measured, cost 0.0100 USD less."
+    )
+
+
 def test_cost_over_a_time() -> None:
     assert total_cost(cost("tuned", 0.5, one_off=240.0), 120_000) == pytest.approx(300)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.verdict.cases import row
 from tunesmith.evaluation.types import Evaluation, ScoredAnswer
+from tunesmith.tasks.words import words
 from tunesmith.verdict.error_clusters import FEWEST_TO_DIVIDE, error_clusters
 from tunesmith.verdict.mistakes import poor_rows
 
@@ -122,3 +124,23 @@ def test_scripts_without_spaces_and_right_to_left_have_words_too() -> None:
     for cluster in found:
         assert len({example.answer[0] for example in cluster.examples}) == 1
         assert set(cluster.words) <= (set(chinese) if cluster.examples[0].answer[0] == "a" else set(arabic))
+
+
+def test_of_many_long_inputs_the_beginnings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        *rows_of("parcel", 20, 0.0, 1),
+        *rows_of("refund", 12, 0.0, 2, 100),
+        *rows_of("login", 40, 1.0, 4, 300),
+    ]
+    long = [replace(row, prompt=f"{row.prompt.rstrip()} {'tail ' * 2_000}{i}\n") for i, row in enumerate(rows)]
+    read: list[int] = []
+
+    def counting(text: str) -> list[str]:
+        read.append(len(text))
+        return words(text)
+
+    monkeypatch.setattr("tunesmith.verdict.error_clusters.words", counting)
+    monkeypatch.setattr("tunesmith.verdict.error_clusters._READ_IN_ALL", 20_000)
+    found = error_clusters(measured(long), "accuracy")
+    assert [cluster.size for cluster in found] == [20, 12]
+    assert len(read) == len(rows) and sum(read) <= 20_000  # each input once

@@ -58,6 +58,14 @@ class TestFrame:
         assert frame.inside(rows[1].prompt) == "caps sleep"
         assert frame.start == "Do it.\n\n"
 
+    def test_marks_of_a_chat_template_belong_to_the_frame(self) -> None:
+        rows = self.rows("<|user|>two cats<|end|>\n<|assistant|>\n", "<|user|>two bats<|end|>\n<|assistant|>\n")
+        frame = common_frame(rows)
+        assert (frame.start, frame.end) == ("<|user|>", "<|end|>\n<|assistant|>\n")
+        assert [frame.inside(one.prompt) for one in rows] == ["two cats", "two bats"]
+        rows = self.rows("<start_of_turn>user\na cat<end_of_turn>\n", "<start_of_turn>user\nthe cat<end_of_turn>\n")
+        assert [common_frame(rows).inside(one.prompt) for one in rows] == ["a cat", "the cat"]
+
     def test_prompts_without_lines_in_common_stay_whole(self) -> None:
         rows = self.rows("one", "two\nlines")
         assert [common_frame(rows).inside(r.prompt) for r in rows] == ["one", "two\nlines"]

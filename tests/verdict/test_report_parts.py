@@ -16,6 +16,7 @@ from tunesmith.recipe.schema import Goal
 from tunesmith.verdict import report_comparison, report_costs, report_training
 from tunesmith.verdict.longer_prompts import longer_prompts_sentences
 from tunesmith.verdict.report_calibration import reliabilities
+from tunesmith.verdict.report_comparison import note_text
 from tunesmith.verdict.report_data import ReportData
 from tunesmith.verdict.report_mistakes import matrix_of
 from tunesmith.verdict.report_preferences import preferences
@@ -275,6 +276,14 @@ def test_a_folded_matrix_counts_every_row_once() -> None:
     assert [sum(line) for line in matrix.counts] == matrix.totals
     assert sum(matrix.totals) == len(evaluation.rows)
     assert min(min(line) for line in matrix.counts) >= 0
+
+
+def test_notes_say_what_occurred_and_nothing_twice() -> None:
+    first = {"k": 2, "decoding": "free", "instruction": "Name it.", "unanswered_rows": 0, "unanswerable_rows": 0,
+             "k_used": {"mean": 1.5, "min": 1, "max": 2}, "model_changed": "a (3), b (4)"}  # fmt: skip
+    assert note_text(first, {}) == "k 2, instruction Name it., really shown 1.5 on average, model changed a (3), b (4)"
+    assert note_text({**first, "decoding": "grammar", "unanswered_rows": 3}, first) == "unanswered rows 3"
+    assert note_text({"k": 0, "unanswerable_rows": 4, "fitted": False}, {}) == "4 rows did not fit, fitted False"
 
 
 def test_passages_in_prompts_have_their_price_too() -> None:

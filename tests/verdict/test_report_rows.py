@@ -112,6 +112,14 @@ def test_a_score_that_is_no_number_does_not_spoil_the_page(report: ReportData) -
     assert data["rows"][0][4][place][1] is None
 
 
+def test_a_row_whose_own_score_is_no_number_is_not_left_out(report: ReportData) -> None:
+    main = next(e for e in report.evaluations if e.candidate == "tuned")
+    rows = (replace(main.rows[0], scores={"accuracy": float("nan"), "macro_f1": 0.0}), *main.rows[1:])
+    kept = tuple(replace(e, rows=rows) if e is main else e for e in report.evaluations)
+    data, sentence = packed(replace(report, evaluations=kept))
+    assert sentence == "All 160 test rows are here." and data["rows"][0][4][0][1] is None
+
+
 def test_groups_point_to_their_rows(report: ReportData) -> None:
     main = subject_of(report).evaluation
     assert main is not None

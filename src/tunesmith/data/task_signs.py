@@ -13,7 +13,7 @@ import re
 import statistics
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from tunesmith.data.formats.squad import expected_of
 from tunesmith.data.quality.language import language_of, main_script
@@ -36,6 +36,11 @@ _LANGUAGE_NAMES = (
 _LANGUAGES = frozenset(_LANGUAGE_NAMES.split())
 """What columns are called. Not `id` and `no`, which mostly are something else."""
 _SCALES = frozenset({"rating", "ratings", "stars", "star", "grade", "severity", "priority", "urgency", "likert"})
+_CLASSES = frozenset({"label", "labels", "class", "category", "intent"})
+_DIGITS = re.compile(r"\d+", re.ASCII)
+_WHOLE = re.compile(r"[-+]?\d{1,9}(?:\.0*)?", re.ASCII)
+"""A whole number, as tables write it that hold it as a decimal too: 4 or 4.0."""
+_LONGEST_CODE = 9
 _ORDERS = (
     ("low", "medium", "high"),
     ("small", "medium", "large"),
@@ -218,13 +223,28 @@ def scale(examples: Sequence[Example], answers: Iterable[str]) -> str | None:
     column = _answer_column(examples)
     if column is None or not set(re.split(r"[\W_]+", column.lower())) & _SCALES:
         return None
-    try:
-        numbers = sorted({int(answer) for answer in answers})
-    except ValueError:
+    labels = {answer.strip() for answer in answers}
+    if not all(map(_WHOLE.fullmatch, labels)):
         return None
+    numbers = sorted(int(float(label)) for label in labels)  # "1" and "01" are two labels, and have no order
     if len(numbers) < 3 or numbers != list(range(numbers[0], numbers[-1] + 1)):
         return None
     return f"the labels are the numbers {numbers[0]} to {numbers[-1]} of the column {column}, in their order"
+
+
+def codes(examples: Sequence[Example], answers: Collection[str]) -> bool:
+    """Whether whole numbers are names and not amounts: written at one length with leading zeros, such as 00501, or
+    counted from 0 or 1 on in a column named like a label, as class labels of data sets are.
+    """
+    if len(answers) < 2 or not all(map(_DIGITS.fullmatch, answers)):
+        return False
+    if len({len(answer) for answer in answers}) == 1 and any(len(a) > 1 and a.startswith("0") for a in answers):
+        return True
+    column = _answer_column(examples)
+    if column is None or not set(re.split(r"[\W_]+", column.lower())) & _CLASSES:
+        return False
+    numbers = {int(answer) for answer in answers if len(answer) <= _LONGEST_CODE}
+    return len(numbers) == len(answers) and min(numbers) <= 1 and MOST * max(numbers) <= len(numbers)
 
 
 def known_order(answers: Iterable[str]) -> str | None:

@@ -25,6 +25,8 @@ CALL_SHARE = 0.2
 """Share of the answers that must be calls of functions; the others are words where no function fits."""
 ROWS_PER_PART = 4
 """How often on average each part of answers that are lists is seen, so that the parts are labels and not words."""
+COMBINATIONS = 2
+"""Times as many different answers as parts, from which on answers are sets of labels and not labels."""
 OUT_OF_INPUT = 0.2
 """Share of the parts of JSON lists that may stand in the input for them to be labels and not extracted."""
 LOOK_AT = 500
@@ -36,6 +38,15 @@ _BOXED = re.compile(r"\\boxed\{")
 _DIGITS = re.compile(r"\d[\d,.]*")
 _ASKS = re.compile(r"\?|\b(?:how (?:many|much|far|long|old)|what is|find|calculate|compute|solve)\b", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\s*[;|,]\s*")
+_NUMBER = re.compile(
+    r"[-+]?\$?[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?\s?%?|nan",
+    re.ASCII | re.IGNORECASE,
+)
+"""As the tasks read one: separators of thousands, a dollar or per cent sign; not `3,5`, which may be a list of two.
+
+`nan` is none, but stands in columns of numbers; the task then names the row.
+"""
+_WITH_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
 
 
 def is_json_answer(text: str) -> bool:
@@ -67,12 +78,15 @@ def explain_task(examples: Sequence[Example], *, database: bool = False) -> tupl
     - extraction: at least 95 % of the answers are JSON lists or objects;
     - maths: all answers end with `#### NUMBER` or hold `\\boxed{…}`, or are numbers and most inputs ask a question with
       two numbers or more;
-    - regression: all answers are numbers, more than 20 different ones;
+    - regression: all answers are numbers, more than 20 different ones, and not codes: such that begin with 0 and are
+      as long as each other, or whole numbers from 0 or 1 on without many gaps in a column named like a label;
     - text_to_sql: nine in ten answers are queries, and there is a database;
     - ordinal: labels that are whole numbers in a row, in a column named like a scale (rating, stars, severity);
+    - multi_label: answers are lists of short texts that each are seen four times or more on average, and that are
+      combined in twice as many ways or more as there are of them;
     - classification: there are two or more distinct answers, each one line of at most 64 characters and 8 words, seen
-      twice or more on average, and not more than 20 of them if all are numbers;
-    - multi_label: answers are lists of short texts that each are seen four times or more on average;
+      twice or more on average, and not more than 20 of them if all are numbers that are no codes;
+    - multi_label: answers are such lists of texts, however combined;
     - translation: columns are named after languages, inputs ask for it, or inputs and answers are in two scripts or two
       languages;
     - question_answering: inputs are a text with a question, and the short answers stand in the text;
@@ -90,7 +104,8 @@ def explain_task(examples: Sequence[Example], *, database: bool = False) -> tupl
     if structured is not None:
         return structured
     answers = Counter(expected)
-    numbers = _numbers(examples, answers)
+    codes = signs.codes(examples, answers)
+    numbers = None if codes else _numbers(examples, answers)
     short = all(_is_label(answer) for answer in answers)
     if numbers is not None and (not short or len(answers) > NUMERIC_LABELS):
         return numbers
@@ -100,9 +115,15 @@ def explain_task(examples: Sequence[Example], *, database: bool = False) -> tupl
     queries = sum(map(signs.is_query, expected))
     if queries >= signs.MOST * total:
         return _sql(queries, total, database)
-    if short and len(answers) * ROWS_PER_LABEL <= total:
-        return _labels(some, answers, total)
+    if len(answers) > NUMERIC_LABELS and all(map(_WITH_COMMA.fullmatch, answers)):
+        return "generation", (
+            "answers are numbers with a comma: decimals are written with a point here, and lists of two labels are of "
+            "the task multi_label"
+        )
     sets = _label_sets(expected)
+    combined = sets is not None and sets * COMBINATIONS <= len(answers)
+    if short and len(answers) * ROWS_PER_LABEL <= total and not combined:
+        return _labels(some, answers, total)
     if sets is not None:
         return "multi_label", f"answers are lists of {sets:,} distinct short texts in {total:,} rows"
     for task, sign in _TEXTS:
@@ -255,8 +276,4 @@ def _label_sets(expected: Sequence[str]) -> int | None:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", ""))
-    except ValueError:
-        return False
-    return True
+    return _NUMBER.fullmatch(text) is not None

@@ -34,12 +34,12 @@ BINS = 15
 FEWEST_PER_BIN = 10
 """Rows a bin of equal mass holds at least: fewer rows, fewer bins."""
 FEWEST_TO_FIT = 20
-"""Validation rows from which on a temperature is fitted."""
+"""Validation rows from which on a temperature is fitted, if one of them is wrong: else the coldest would fit best."""
 SMALLEST = 1e-12
 """Probabilities under this count as this: a row the model holds for impossible must not make all others worthless."""
 _DRAWS = 200
 _COLDEST, _HOTTEST = 0.05, 20.0
-"""Temperatures lie between; a model that is never wrong on validation rows would ask for 0."""
+"""Temperatures lie between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ReliabilityBin:
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Of one candidate on the test rows. `scaled` is the same after dividing log-probabilities by `temperature`, which
-    was fitted on validation rows; both None where there were too few of them.
+    was fitted on validation rows; both None where there were too few of them, or none was wrong.
 
     ece: over `bins` (equal mass). ece_width: over bins of equal width. fitted_on: validation rows of the temperature.
     left_out: rows without probabilities, or whose expected answer is none of the labels. ece_by_chance: the mean ECE if
@@ -123,7 +123,7 @@ def calibration(candidate: str, test: Beliefs, validation: Beliefs | None = None
     """The calibration on test rows, as it is and after the temperature that fits the validation rows."""
     plain = _measured(candidate, test)
     temperature = scaled = None
-    if validation is not None and validation.n >= FEWEST_TO_FIT:
+    if validation is not None and validation.n >= FEWEST_TO_FIT and not _right(validation).all():
         temperature = fit_temperature(validation)
         scaled = _measured(candidate, test.divided_by(temperature))
     return Calibration(
@@ -209,7 +209,7 @@ def bins_of_equal_mass(confidence: FloatArray, right: FloatArray, bins: int = BI
 
 def _measured(candidate: str, beliefs: Beliefs) -> Calibration:
     confidence = np.exp(beliefs.logs).max(axis=1)
-    right = (beliefs.logs.argmax(axis=1) == beliefs.expected).astype(np.float64)
+    right = _right(beliefs).astype(np.float64)
     bins = bins_of_equal_mass(confidence, right)
     return Calibration(
         candidate,
@@ -237,6 +237,12 @@ def _ece_by_chance(confidence: FloatArray, bins: Sequence[ReliabilityBin]) -> fl
 
 def _bin(low: float, high: float, confidence: FloatArray, right: FloatArray) -> ReliabilityBin:
     return ReliabilityBin(low, high, float(confidence.mean()), float(right.mean()), len(confidence))
+
+
+def _right(beliefs: Beliefs) -> npt.NDArray[np.bool_]:
+    """Whether the likeliest label is the expected one [n]."""
+    right: npt.NDArray[np.bool_] = beliefs.logs.argmax(axis=1) == beliefs.expected
+    return right
 
 
 def _of_expected(beliefs: Beliefs) -> FloatArray:

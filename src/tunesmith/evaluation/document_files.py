@@ -19,12 +19,13 @@ from typing import Any
 
 from tunesmith.data.sources.decoding import decode
 from tunesmith.errors import DataError
+from tunesmith.runs import RunFolder, is_run
 
 _NAMED = 8
 """Problems that are told one by one."""
+_OF_RUNS = "in the folder of a run"
 _TEXT_KEYS = ("text", "content", "body", "page_content", "passage", "document")
 _TITLE_KEYS = ("title", "name", "id", "url", "source")
-_FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
 _HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 
@@ -44,8 +45,9 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """All that was read. skipped: files by ending that are none of the known ones. empty, repeated: documents without
-    text, and with the text of another one, which are left out. sha256: of all that was kept, with the names.
+    """All that was read. skipped: files by ending that are none of the known ones, and those of runs. empty, repeated:
+    documents without text, and with the text of another one, which are left out. sha256: of all that was kept, with
+    the names.
     """
 
     documents: tuple[Document, ...]
@@ -58,10 +60,10 @@ class Documents:
 def read_documents(place: str | Path, encoding: str = "auto") -> Documents:
     """The documents of a file or folder. Raises `DataError` where there are none, or some cannot be read."""
     path = Path(place).expanduser()
-    files = _files(path)
+    files, of_runs = _files(path)
     root = path if path.is_dir() else path.parent
     problems: list[str] = []
-    skipped: Counter[str] = Counter()
+    skipped: Counter[str] = Counter({_OF_RUNS: of_runs} if of_runs else {})
     found: list[Document] = []
     for file in files:
         reader = _READERS.get(file.suffix.lower())
@@ -102,8 +104,8 @@ def read_documents(place: str | Path, encoding: str = "auto") -> Documents:
     )
 
 
-def _files(path: Path) -> list[Path]:
-    """All files but hidden ones."""
+def _files(path: Path) -> tuple[list[Path], int]:
+    """All files but hidden ones and those of runs, which hold test rows with their answers; how many these are."""
     if path.is_file():
         if path.suffix.lower() not in _READERS:
             raise DataError(
@@ -112,11 +114,19 @@ def _files(path: Path) -> list[Path]:
                 expected=", ".join(sorted(_READERS)),
                 fix="convert the file, or point data.documents to a folder",
             )
-        return [path]
+        return [path], 0
     if not path.is_dir():
         raise DataError("there is no such file or folder", where=f"data.documents: {path}", fix="check the path")
-    inside = (file for file in path.rglob("*") if file.is_file())
-    return sorted(f for f in inside if not any(part.startswith(".") for part in f.relative_to(path).parts))
+    inside = [file for file in path.rglob("*") if file.is_file()]
+    shown = [f for f in inside if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+    runs = [folder for folder in {file.parent for file in shown} if folder != path and _is_run(folder)]
+    files = sorted(file for file in shown if not any(file.is_relative_to(run) for run in runs))
+    return files, len(shown) - len(files)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it holds a run, also one that has only begun. Web pages have files called manifest.json too."""
+    return is_run(folder) and RunFolder(folder).events_file.is_file()
 
 
 def _text(file: Path, name: str, encoding: str, problems: list[str]) -> str | None:
@@ -141,9 +151,19 @@ def _plain(text: str, name: str, problems: list[str]) -> Iterator[Document]:
 
 
 def _markdown(text: str, name: str, problems: list[str]) -> Iterator[Document]:
-    body = _FRONT_MATTER.sub("", text, count=1)
+    body = _without_front_matter(text)
     heading = _HEADING.search(body)
     yield Document(body, name, heading[1] if heading else "")
+
+
+def _without_front_matter(text: str) -> str:
+    """A text without the settings it may begin with: lines like YAML between `---` and `---`, not any text there."""
+    first, *lines = text.split("\n")
+    end = next((i for i, line in enumerate(lines) if line in ("---", "...")), None)
+    if first != "---" or end is None:
+        return text
+    is_settings = all(not line.strip() or line[0] in " \t#-" or ":" in line for line in lines[:end])
+    return "\n".join(lines[end + 1 :]) if is_settings else text
 
 
 def _html(text: str, name: str, problems: list[str]) -> Iterator[Document]:

@@ -26,6 +26,8 @@ from tunesmith.errors import EngineError, RecipeError
 
 Turns = Sequence[Mapping[str, str]]
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_PERHAPS_CHARGED = frozenset({408, 504})
+"""Of those, the ones that say it took too long: the answer may have been computed."""
 _NOT_OURS = frozenset({401, 402, 403, 404})
 """Answers after which no other question will fare better."""
 _LONGEST_PAUSE = 60.0
@@ -205,7 +207,10 @@ class Endpoint:
                 try:
                     answer = self._post(body)
                 except urllib.error.HTTPError as error:
-                    budget.correct((bound, max_tokens), (0, 0))
+                    if error.code in _PERHAPS_CHARGED:
+                        lost += 1
+                    else:
+                        budget.correct((bound, max_tokens), (0, 0))
                     self._raise_lasting(error)
                     asked, why = _retry_after(error), f"status {error.code}"
                     continue

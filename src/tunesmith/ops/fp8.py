@@ -72,8 +72,8 @@ def fits(weight: Tensor) -> bool:
 def encode(x: Tensor, dtype: torch.dtype) -> Codes:
     """The rows of `x` [N, K] in an 8-bit type. A row with NaN or infinity becomes NaN throughout."""
     wide = x.detach().float()
-    # Something stands for the largest magnitude of a row of zeros, to divide by. It is no named constant: torch's compiler
-    # takes those for variables.
+    # 1e-30 stands for the largest magnitude of a row of zeros. It has no name: torch's compiler takes named numbers for
+    # variables.
     scales = wide.abs().amax(1, keepdim=True).clamp_min(1e-30) / torch.finfo(dtype).max
     return Codes((wide / scales).to(dtype).contiguous(), scales)
 

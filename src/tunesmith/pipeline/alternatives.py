@@ -107,6 +107,9 @@ def _documents(
 ) -> Callable[[], PromptCandidate]:
     """The documents are read at once, so that what is wrong with them is told before anything is asked."""
     search = document_search(prepared, engine, encoder)
+    if skipped := search.documents.skipped:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in skipped.items())
+        listener({"kind": "note", "text": f"documents: {sum(skipped.values()):,} files are not read ({kinds})"})
 
     def make(variant: Variant, **more: Any) -> PromptCandidate:
         more["facts"] = {**search.facts, **more.get("facts", {})}

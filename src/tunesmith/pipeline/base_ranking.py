@@ -93,8 +93,8 @@ def rank(entries: Sequence[BaseEntry], *, confidence: float = 0.95, seed: int = 
 def rule_of(figure: Figure) -> str:
     """The rule in words."""
     return (
-        f"fewest bits per byte {_OF[figure]}, on rows that every ranked base can hold; a base that is not surely behind "
-        "the first, or by less than a tenth, counts as equal to it"
+        f"fewest bits per byte {_OF[figure]}, on rows that every ranked base can hold; a base that is not surely "
+        "behind the first, or by less than a tenth, counts as equal to it"
     )
 
 

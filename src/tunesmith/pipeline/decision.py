@@ -268,9 +268,10 @@ def _summary(base: BaseCost, effort: EffortCost, compute: ComputeCost, data: Dat
             "with `tunesmith bases`."
         )
     once = effort.money_to_begin + (compute.training_money or 0.0)
+    training = "and the training" if compute.training_money is not None else "without the training, which is not known"
     text = (
-        f"About {wording.money(once, effort.currency)} once ({effort.hours_to_begin:,.1f} hours of work and the "
-        f"training), then {wording.money(compute.hosting_money, compute.currency)} a month for hosting."
+        f"About {wording.money(once, effort.currency)} once ({effort.hours_to_begin:,.1f} hours of work {training}), "
+        f"then {wording.money(compute.hosting_money, compute.currency)} a month for hosting."
     )
     if data.test_rows_missing:
         text += (

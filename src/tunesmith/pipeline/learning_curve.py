@@ -18,7 +18,7 @@ from tunesmith.pipeline.seeds import measured_alone
 from tunesmith.pipeline.subsets import SHARES, Subset, freeze_subsets, nested_subsets
 from tunesmith.pipeline.training import run_training
 from tunesmith.recipe import dump_recipe
-from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.schema import ONE_LABEL, Recipe
 from tunesmith.runs import RunFolder, write_json, write_text
 from tunesmith.tasks import fit_task
 from tunesmith.tasks.types import Metric, Task
@@ -62,12 +62,12 @@ class LearningCurve:
 
 
 def subsets_of(recipe: Recipe, rows: Rows) -> tuple[Subset, ...]:
-    """The subsets that a recipe means: of its shares and its split's seed, by label where it is a classification."""
+    """The subsets that a recipe means: of its shares and its split's seed, by label where answers are one."""
     return nested_subsets(
         rows.splits.train,
         recipe.data.learning_curve_shares or SHARES,
         seed=recipe.data.split.seed,
-        stratified=rows.task_type == "classification",
+        stratified=rows.task_type in ONE_LABEL,
     )
 
 

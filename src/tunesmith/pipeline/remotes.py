@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from tunesmith.data.types import Example
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.prompts import PromptCandidate
+from tunesmith.evaluation.scoring import finished_rows
 from tunesmith.evaluation.shots import draw_shots
 from tunesmith.evaluation.types import Evaluation
 from tunesmith.inference.endpoint import Budget, Endpoint
@@ -80,9 +81,9 @@ def announce(
     remote: Remote, candidate: PromptCandidate, prepared: Prepared, folder: RunFolder, listener: Listener
 ) -> None:
     """Say before it happens what is sent away, and what it can cost at most; nothing where it was done before."""
-    if (folder.evaluation / f"{candidate.name}.jsonl").is_file():
-        return
     test = prepared.rows.splits.test
+    if finished_rows(folder.evaluation / f"{candidate.name}.jsonl", test) is not None:
+        return
     sizes = _most_tokens(candidate, test)
     again = min(prepared.recipe.evaluate.latency_rows, len(test)) + 1  # asked alone, to measure how long that takes
     asked = sum(sizes) + again * max(sizes)

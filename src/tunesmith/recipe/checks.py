@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from tunesmith.recipe.problems import Problem
-from tunesmith.recipe.schema import METRIC_PATTERN, METRICS, PAIR_METRICS, Recipe
+from tunesmith.recipe.schema import CLOSED_FORMS, METRIC_PATTERN, METRICS, ONE_LABEL, PAIR_METRICS, Recipe
 
 
 def check_values(recipe: Recipe) -> list[Problem]:
@@ -186,17 +186,13 @@ def _train(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("data.columns.second", "missing", expected="the column with the second text of a pair")
 
 
-_CLOSED_FORMS = ("classification", "ordinal", "multi_label", "extraction", "token_classification")
-_ONE_LABEL = ("classification", "ordinal")
-
-
 def _evaluate(recipe: Recipe) -> Iterator[Problem]:
     evaluate, task = recipe.evaluate, recipe.task.type
     if evaluate.decoding != "auto":
         ways = evaluate.decoding
         if not ways or len(set(ways)) != len(ways):
             yield Problem("evaluate.decoding", f"{ways} is not allowed", expected="auto, or distinct ways to answer")
-        for way, kinds in (("grammar", _CLOSED_FORMS), ("scored", _ONE_LABEL)):
+        for way, kinds in (("grammar", CLOSED_FORMS), ("scored", ONE_LABEL)):
             if way in ways and task not in (*kinds, "auto"):
                 yield Problem("evaluate.decoding", f"{way} has no meaning for {task}", expected=" | ".join(kinds))
     if not evaluate.few_shot_choice:

@@ -13,11 +13,21 @@ from pydantic import BeforeValidator, Field
 
 from tunesmith.recipe.evidence import ALL_BASELINES, BaselineName, Decoding, Evaluate, Goal, Prices, Remote, Verdict
 from tunesmith.recipe.section import METRIC_PATTERN, NAME_PATTERN, SIZE_PATTERN, Auto, Section
-from tunesmith.recipe.tasks import METRICS, ONE_LABEL, PAIR_METRICS, CustomMetric, MetricName, Task, TaskType
+from tunesmith.recipe.tasks import (
+    CLOSED_FORMS,
+    METRICS,
+    ONE_LABEL,
+    PAIR_METRICS,
+    CustomMetric,
+    MetricName,
+    Task,
+    TaskType,
+)
 from tunesmith.recipe.tuning import Distillation, Method, Train
 
 __all__ = [
     "ALL_BASELINES",
+    "CLOSED_FORMS",
     "METRICS",
     "METRIC_PATTERN",
     "NAME_PATTERN",

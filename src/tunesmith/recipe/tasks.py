@@ -45,6 +45,8 @@ METRICS: dict[TaskType, tuple[str, ...]] = {
 """Metrics that may decide, by task. An extraction of objects has `f1.FIELD` for each field besides."""
 ONE_LABEL: tuple[TaskType, ...] = ("classification", "ordinal")
 """Tasks whose answer is one label: it can be scored, taken for another one, and parts be stratified by it."""
+CLOSED_FORMS: tuple[TaskType, ...] = (*ONE_LABEL, "multi_label", "extraction", "token_classification")
+"""Tasks whose answers have a form that a grammar can hold them to."""
 PAIR_METRICS = ("pair_accuracy", "spearman")
 """Those of pairs of texts (`data.columns.second`): with two labels, with graded ones."""
 

@@ -66,9 +66,12 @@ class QuestionAnswering(TextTask):
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation and English articles, single spaces (Rajpurkar et al. 2016, arXiv:1606.05250)."""
-    bare = "".join(char for char in text.lower() if not _is_punctuation(char))
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+    """Lower case, without punctuation and English articles, single spaces (Rajpurkar et al. 2016, arXiv:1606.05250).
+
+    Where nothing else is said these count: the answer "A" or "%" would else be the same as none.
+    """
+    bare = " ".join("".join(char for char in text.lower() if not _is_punctuation(char)).split())
+    return " ".join(_ARTICLES.sub(" ", bare).split()) or bare or " ".join(text.lower().split())
 
 
 def _is_punctuation(char: str) -> bool:

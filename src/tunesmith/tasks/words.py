@@ -16,10 +16,13 @@ _UNSPACED = re.compile(
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # iteration marks, kana
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Han
 )
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
 
 
 def words(text: str) -> list[str]:
     """Case-folded tokens of `text`, in order; punctuation and symbols are dropped."""
+    if text.isascii():  # the same words, ten times as fast
+        return _ASCII_WORD.findall(text.casefold())
     tokens: list[str] = []
     open_word = False
     for char in unicodedata.normalize("NFC", text).casefold():

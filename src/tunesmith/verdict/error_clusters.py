@@ -32,8 +32,8 @@ MOST_GROUPS = 8
 NAMING_WORDS = 4
 _MOST_COMPARED = 800
 """Wrong rows that groups are made from; of more, those at equal distances, and the others join the nearest group."""
-_READ = 2_000
-"""Characters of an input that are looked at."""
+_READ, _READ_IN_ALL = 2_000, 4_000_000
+"""Characters of an input that are looked at, and of all inputs together: of many rows, the beginnings."""
 _PIECES = (
     "an am any been being could couldn did didn does doesn don get gets got has hasn haven him her its into isn just "
     "let ll me no off out own re should shouldn so some than them then these those too until up us ve very wasn were "
@@ -126,10 +126,16 @@ def _alike(evaluation: Evaluation, poor: Sequence[ScoredAnswer], examples: int) 
     if len(poor) < FEWEST_TO_DIVIDE:
         return []
     frame = common_frame(evaluation.rows)
-    vectorizer = _vectorizer([frame.inside(row.prompt) for row in poor])
-    if vectorizer is None:
+    most = min(_READ, _READ_IN_ALL // len(evaluation.rows))
+
+    def told(rows: Sequence[ScoredAnswer]) -> list[list[str]]:
+        return [_telling_words(frame.inside(row.prompt)[:most]) for row in rows]
+
+    vectorizer, said = _vectorizer(), told(poor)
+    try:
+        matrix = vectorizer.fit_transform(said)
+    except ValueError:  # scikit-learn's word for an empty vocabulary
         return []
-    matrix = vectorizer.transform([frame.inside(row.prompt) for row in poor])
     filled = np.flatnonzero(np.diff(matrix.indptr))
     poor, matrix = [poor[place] for place in filled.tolist()], matrix[filled]
     middles = _middles(matrix)
@@ -137,7 +143,7 @@ def _alike(evaluation: Evaluation, poor: Sequence[ScoredAnswer], examples: int) 
         return []
     good = _answered_well(evaluation, poor)
     likeness = _likeness(matrix, middles)
-    of_good = _likeness(vectorizer.transform([frame.inside(row.prompt) for row in good]), middles) if good else None
+    of_good = _likeness(vectorizer.transform(told(good)), middles) if good else None
     names, overall = vectorizer.get_feature_names_out(), np.asarray(matrix.mean(axis=0)).ravel()
     group_of, made = likeness.argmax(axis=1), []
     for group in range(len(middles)):
@@ -161,22 +167,16 @@ def _answered_well(evaluation: Evaluation, poor: Sequence[ScoredAnswer]) -> list
     return [row for row in evaluation.rows if row.id not in wrong and row.stopped and row.parsed is not None]
 
 
-def _vectorizer(texts: Sequence[str]) -> Any | None:
-    """TF-IDF of words, learnt from `texts`: rows of length 1, or 0 without a known word; None where no word is left."""
+def _vectorizer() -> Any:
+    """TF-IDF of texts that are lists of words: rows of length 1, or 0 without a known word."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(analyzer=_telling_words, min_df=2, max_df=0.5, sublinear_tf=True, max_features=2_000)
-    try:
-        vectorizer.fit(texts)
-    except ValueError:  # scikit-learn's word for an empty vocabulary
-        return None
-    return vectorizer
+    return TfidfVectorizer(analyzer=list, min_df=2, max_df=0.5, sublinear_tf=True, max_features=2_000)
 
 
 def _telling_words(text: str) -> list[str]:
     """Words that may say what a text is about; single letters only where a script has no spaces."""
-    told = words(text[:_READ])
-    return [word for word in told if (len(word) > 1 or is_unspaced(word)) and word not in _SMALL_WORDS]
+    return [word for word in words(text) if (len(word) > 1 or is_unspaced(word)) and word not in _SMALL_WORDS]
 
 
 def _middles(matrix: Any) -> FloatArray | None:

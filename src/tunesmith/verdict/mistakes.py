@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from tunesmith.tasks.extraction import items
 
 UNREADABLE = "(unreadable)"
 _RIGHT = 1 - 1e-9
+_OPENS = re.compile(r"\n|\|>")
+_CLOSES = re.compile(r"\n|<\||<end_of_turn>|</s>")
+"""After what an input may begin and before what it may end: a line, or a mark such as `<|end|>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,10 @@ def poor_rows(evaluation: Evaluation, metric: str) -> tuple[ScoredAnswer, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The text that all prompts begin and end with, in whole lines: shown once instead of at every row."""
+    """The text that all prompts begin and end with: shown once instead of at every row.
+
+    It ends and begins at a line or at a mark of a chat template, so that no word of an input is taken for it.
+    """
 
     start: str
     end: str
@@ -80,10 +87,11 @@ def common_frame(rows: Sequence[ScoredAnswer]) -> Frame:
     """What the prompts have in common around what differs; nothing where there is a single prompt."""
     prompts = [row.prompt for row in rows]
     start = _common_start(prompts)
-    start = start[: start.rfind("\n") + 1]
+    start = start[: max((found.end() for found in _OPENS.finditer(start)), default=0)]
     rests = [prompt.removeprefix(start) for prompt in prompts]
     end = _common_start([rest[::-1] for rest in rests])[::-1]
-    end = end[end.find("\n") :] if "\n" in end else ""
+    closing = _CLOSES.search(end)
+    end = end[closing.start() :] if closing else ""
     if len(set(prompts)) < 2 or not all(rest.removesuffix(end).strip() for rest in rests):
         return Frame("", "")
     return Frame(start, end)

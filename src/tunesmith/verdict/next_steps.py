@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
-from typing import Any, Literal
+from statistics import fmean, stdev
+from typing import Any, Literal, get_args
 
 from tunesmith.evaluation.types import Evaluation, ScoredAnswer
-from tunesmith.recipe.schema import ONE_LABEL
+from tunesmith.recipe.schema import CLOSED_FORMS, ONE_LABEL, Decoding
 from tunesmith.verdict import wording
 from tunesmith.verdict.costs import is_tuned
 from tunesmith.verdict.noise_suspects import noise_suspects
@@ -35,7 +35,8 @@ STILL_RISING = 0.2
 """Last share of a training in which its best step must lie for more steps to be promising."""
 MUCH_FORGOTTEN = 0.25
 """Rise of the perplexity of general text from which on it is worth a word."""
-_CLOSED = ("classification", "ordinal", "multi_label", "extraction", "token_classification", "tool_calls")
+_CLEAR = 2.0
+"""Standard errors by which a way of answering must be better to be proposed: it is chosen on these same rows."""
 _RIGHT = 1 - 1e-9
 
 
@@ -99,6 +100,12 @@ class _Case:
         """The deciding metric of a candidate."""
         return next((m.value for m in evaluation.metrics if m.metric == self.metric), None)
 
+    def surely_better(self, other: Evaluation) -> bool:
+        """Whether the mean score of another's rows is higher by two standard errors of the paired differences."""
+        scores = {row.id: self.score(row) for row in other.rows}
+        gains = [scores[row.id] - self.score(row) for row in self.tuned.rows if row.id in scores]
+        return len(gains) > 1 and fmean(gains) > _CLEAR * stdev(gains) / len(gains) ** 0.5
+
     def loss(self, rows: Sequence[ScoredAnswer]) -> float:
         """What the mean over all rows would gain if these were right."""
         return sum(1 - self.score(row) for row in rows) / self.n
@@ -119,7 +126,7 @@ def _better_way(case: _Case) -> Iterator[NextStep]:
         return
     best = max(values, key=lambda name: values[name])
     way = best.removeprefix(f"{case.data.tuned_name}_")
-    if way in ("scored", "grammar"):
+    if way in get_args(Decoding) and case.surely_better(next(e for e in ways if e.candidate == best)):
         yield NextStep(
             "better_way",
             f"Let the tuned model answer by the way {way}.",
@@ -137,7 +144,7 @@ def _unreadable(case: _Case) -> Iterator[NextStep]:
     share = f"{wording.count(len(rows))} of {wording.count(case.n)} answers could not be read"
     names = {e.candidate for e in case.data.evaluations}
     tried = {f"{case.data.tuned_name}_grammar", f"{case.data.tuned_name}_scored"} & names
-    if case.data.task in _CLOSED and not tried:
+    if case.data.task in CLOSED_FORMS and not tried:
         yield NextStep(
             "decode_by_grammar",
             "Let answers be given in the task's form only.",
@@ -246,8 +253,9 @@ def _confused(case: _Case) -> Iterator[NextStep]:
     wrong = [row for row in case.tuned.rows if case.score(row) < _RIGHT]
     pairs: dict[tuple[str, str], list[ScoredAnswer]] = {}
     for row in wrong:
-        if row.parsed is not None:
-            first, second = sorted((row.expected.strip(), str(row.parsed)))
+        expected, answered = row.expected.strip(), str(row.parsed)
+        if row.parsed is not None and answered != expected:  # a metric of the user's own may ask for more than a label
+            first, second = sorted((expected, answered))
             pairs.setdefault((first, second), []).append(row)
     if not pairs:
         return
@@ -309,7 +317,6 @@ def _still_rising(case: _Case) -> Iterator[NextStep]:
             f"On validation rows the last {STILL_RISING:.0%} of the steps still brought "
             f"{wording.points(best - before)} of {wording.metric_name(case.metric)}.",
             best - before,
-            "about",
         )
 
 

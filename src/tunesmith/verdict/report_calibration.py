@@ -78,7 +78,7 @@ def _sentence(found: Calibration) -> str:
 
 def _of_temperature(found: Calibration) -> str:
     if found.temperature is None or found.scaled is None:
-        return "No temperature was fitted: there were too few validation rows."
+        return "No temperature was fitted: there were too few validation rows, or none was answered wrong."
     of = f"A temperature of {found.temperature:.2f}, fitted on {wording.count(found.fitted_on)} validation rows"
     error = wording.percent(found.scaled.ece)
     if found.scaled.ece < found.ece:
