@@ -80,6 +80,7 @@ class Report:
     )
     numbers: None = None
     decision: None = None
+    problem: None = None
     splits: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -15,6 +15,7 @@ from tunesmith.evaluation.neighbours.lm_eval_results import BenchmarkValue
 VALUES = (
     BenchmarkValue("gsm8k", "exact_match", "strict-match", 0.5, 0.31, 0.69, "Wilson", 20, 5),
     BenchmarkValue("gsm8k", "corpus", "none", 0.25, None, None, None, 20, 5),
+    BenchmarkValue("gsm8k", "perplexity", "none", None, None, None, None, 20, 5),
 )
 
 
@@ -42,6 +43,7 @@ def test_options_become_the_endpoint_and_the_benchmarks(calls, capsys):
     assert out == Path("b")
     said = capsys.readouterr().out
     assert "exact_match (strict-match)" in said and "0.31 to 0.69" in said and "not known" in said
+    assert "no number" in said
     assert "written: b" in said
 
 

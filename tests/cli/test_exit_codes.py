@@ -80,7 +80,7 @@ def test_a_bug_keeps_its_traceback_in_a_file_or_shows_it(folder):
     ("arguments", "words"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["nonsense"], "There are init, data, check, run"),
+        (["nonsense"], "There are init, data, check, bases, run"),
         (["run"], "Missing argument 'RECIPE'"),
         (["run", "r.yaml", "--nw"], "No such option"),
         (["run", "missing.yaml"], "no such recipe file"),

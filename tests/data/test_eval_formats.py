@@ -15,6 +15,7 @@ from tunesmith.data.examples import LoadResult
 from tunesmith.data.findings import FindingLog
 from tunesmith.data.formats import Sample, formats
 from tunesmith.data.reading import read_rows
+from tunesmith.data.sources import yaml_rows
 from tunesmith.data.types import Row
 from tunesmith.errors import DataError
 from tunesmith.recipe.schema import Data
@@ -307,14 +308,71 @@ def test_rows_of_yaml_are_plain_values_with_their_lines(tmp_path: Path) -> None:
     assert read.kind == "yaml"
     assert [(row.values, row.line) for row in read.rows] == [
         ({"prompt": "two", "completion": "2026-01-02"}, 2),
-        ({"prompt": 3, "completion": "nan"}, 5),
+        ({"prompt": 3, "completion": ".nan"}, 5),
     ]
     assert [f.code for f in read.findings] == ["duplicate_key"]
+
+
+def test_yaml_values_stay_as_they_are_written(tmp_path: Path) -> None:
+    written = ["no", "Yes", "on", "12:30", "007", "1_000", "0x1F", "+5", "2026-1-2", ".5", "=", "1e", "y"]
+    path = tmp_path / "rows.yaml"
+    path.write_text("".join(f"- {{completion: {one}}}\n" for one in (*written, "-3", "1.5", "2e3", "true", "~", "''")))
+    values = [row.values["completion"] for row in read_rows(path).rows]
+    assert values == [*written, -3, 1.5, 2000.0, True, None, ""]
+    path.write_text("- &base {prompt: a}\n- {<<: *base, completion: b}\n")  # merging still works
+    assert read_rows(path).rows[1].values == {"prompt": "a", "completion": "b"}
+
+
+def test_a_json_config_need_not_be_yaml(tmp_path: Path) -> None:
+    text = json.dumps(
+        {"tests": [{"vars": {"q": "a\x7f/\U0001f600"}}, 3, {"vars": {}}], "prompts": ["{{q}}"]}, indent="\t"
+    )
+    path = tmp_path / "c.json"
+    path.write_text(text.replace("/", "\\/").replace('"q": ', '"q": 1, "q": '))
+    read = read_rows(path)
+    assert [(row.values["vars"], row.line) for row in read.rows] == [({"q": "a\x7f/\U0001f600"}, 3), ({}, 9)]
+    assert all(row.values["prompts"] == ["{{q}}"] for row in read.rows)
+    assert {f.code: f.lines for f in read.findings} == {"duplicate_key": (3,), "row_not_object": (8,)}
+
+
+def test_half_characters_in_yaml_are_left_out_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.yaml"
+    path.write_text('- {completion: "\\ud83d"}\n- {completion: whole}\n')
+    read = read_rows(path)
+    assert [row.values["completion"] for row in read.rows] == ["whole"]
+    assert {f.code: f.lines for f in read.findings} == {"unpaired_surrogate": (1,)} and read.left_out == 1
+
+
+def test_what_all_tests_share_reaches_each_of_them(tmp_path: Path) -> None:
+    test = "- vars: {q: Why}\n  prompts: [short]\n  options: {suffix: '!'}\n  assert: [{type: equals, value: yes}]\n"
+    head = "prompts: ['Say: {{q}}']\ndefaultTest: {options: {prefix: 'Hm. ', suffix: '?'}}\ntests:\n"
+    (row,) = load(tmp_path / "c.yaml", head + test).examples
+    assert (row.question, row.expected) == ("Hm. Say: Why!", "yes")
+    more = load(tmp_path / "d.yaml", f"scenarios: [{{tests: []}}]\n{head}{test}")
+    assert "tests_elsewhere" in found(more)
+    with pytest.raises(DataError, match="not in this config but in"):
+        load(tmp_path / "e.yaml", f"defaultTest: file://shared.yaml\ntests:\n{test}")
+
+
+def test_prompts_that_cannot_be_used_are_said(tmp_path: Path) -> None:
+    rows = [{"vars": {"q": "Why?"}, "assert": [{"type": "equals", "value": "So"}]}]
+    for prompts in (["A: {{q}}", "B: {{q}}"], "file://p.txt", ["label"]):
+        config = json.dumps({"prompts": prompts, "tests": rows}, indent=1)
+        loaded = load(tmp_path / "c.json", config)
+        assert [e.question for e in loaded.examples] == ["Why?"] and "prompts_unused" in found(loaded)
+    comment = load(tmp_path / "c.json", json.dumps({"prompts": ["{{q}}{# for them #}"], "tests": rows}, indent=1))
+    assert not comment.examples and "test_variable_missing" in found(comment)
+
+
+def test_a_table_with_a_column_item_is_not_taken_for_evals(tmp_path: Path) -> None:
+    rows = lines({"item": {"sku": 1}, "prompt": "Which?", "completion": "This"})
+    assert load(tmp_path / "rows.jsonl", rows).format != "openai_evals"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("- a: b\n- c: \x07\n", "holds the character U+0007"),
         ("a: [1, 2", "line 1"),
         ("tests: file://t.csv\n", "the tests of this config are in t.csv"),
         ("a: 1\n", "there is no list of rows"),
@@ -331,3 +389,13 @@ def test_yaml_that_holds_no_rows_is_refused(tmp_path: Path, text: str, said: str
     with pytest.raises(DataError) as caught:
         read_rows(path)
     assert said in str(caught.value)
+
+
+def test_yaml_with_other_bytes_or_of_great_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.yaml"
+    path.write_bytes(b"- {a: b}\n- {a: caf\xe9}\n")
+    with pytest.raises(DataError, match="line 2"):
+        read_rows(path)
+    monkeypatch.setattr(yaml_rows, "_MAX_TEXT", 5)
+    with pytest.raises(DataError, match="JSONL"):
+        read_rows(path)

@@ -137,10 +137,15 @@ def test_an_engine_is_told_of_a_list_that_needs_no_answers_any_more() -> None:
     assert len(engine.asked) == 1 and len(engine.asked[0]) == 3
 
 
+def whole(text: str, source: str, title: str = "") -> Passage:
+    """A document that is one passage."""
+    return Passage(text, Document(text, source, title), 0, len(text.split()))
+
+
 PASSAGES = [
-    Passage("Dogs bark at night and dig holes.", Document("", "dogs.txt"), 0, 7),
-    Passage("Cats purr when they sleep.", Document("", "cats.md", "About cats"), 0, 5),
-    Passage("Birds sing in the morning.", Document("", "birds.txt"), 0, 5),
+    whole("Dogs bark at night and dig holes.", "dogs.txt"),
+    whole("Cats purr when they sleep.", "cats.md", "About cats"),
+    whole("Birds sing in the morning.", "birds.txt"),
 ]
 
 
@@ -171,13 +176,13 @@ def test_passages_that_do_not_fit_are_dropped_the_nearest_kept() -> None:
 
 def test_a_passage_that_holds_the_row_itself_is_not_given_for_it() -> None:
     row = example("my cat drinks only warm milk", "cat")
-    solution = Passage("Q: My cat drinks only warm milk! A: cat", Document("", "rows.txt"), 0, 9)
+    solution = whole("Q: My cat drinks only warm milk! A: cat", "rows.txt")
     finder = PassageFinder([solution, *PASSAGES])
     assert finder.nearest(row, 1)[0] is not solution
     assert finder.nearest(example("my cat drinks only warm milk", "dog"), 1) == (solution,)
     assert finder.nearest(example("warm milk", "cat"), 1) == (solution,)  # which is about more than these two words
     assert finder.held_out == {row.id}
-    short = Passage("warm milk: cat", Document("", "rows.txt"), 0, 3)
+    short = whole("warm milk: cat", "rows.txt")
     assert short not in PassageFinder([short, *PASSAGES]).nearest(example("warm milk", "cat"), 9)
     assert PassageFinder([short]).nearest(example("warm milk", "cat"), 1) == ()
     assert finder.nearest(row, 0) == ()

@@ -4,8 +4,11 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from time import process_time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.tasks.rows import example
 from tunesmith.data.types import Example
@@ -84,6 +87,33 @@ def test_dictionary_takes_the_longest_match_on_whole_words_in_order() -> None:
     assert list(found) == ["trivial_copy", "trivial_amount_unit", "trivial_dictionary"]
     asked = foods("BROWN SUGAR and Milk; eggplant, 2 Egg\nsugar")
     assert texts(found["trivial_dictionary"], [asked]) == ['["BROWN SUGAR", "Milk", "Egg", "sugar"]']
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=4), min_size=1, max_size=6),
+    st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), max_size=12),
+)
+def test_dictionary_takes_what_trying_every_length_finds(entities: list[list[str]], words: list[str]) -> None:
+    known, wanted, place = {tuple(entity) for entity in entities}, [], 0
+    while place < len(words):
+        sizes = [size for size in range(len(words) - place, 0, -1) if tuple(words[place : place + size]) in known]
+        if sizes:
+            wanted.append(" ".join(words[place : place + sizes[0]]))
+        place += sizes[0] if sizes else 1
+    train = [foods("nothing", *(" ".join(entity) for entity in entities))]
+    rule = fitted(task_of("extraction", train), train)["trivial_dictionary"]
+    assert json.loads(texts(rule, [foods(" ".join(words))])[0]) == wanted
+
+
+def test_long_entities_do_not_make_the_dictionary_slow() -> None:
+    long = " ".join(f"w{i}" for i in range(3_000))
+    train = [foods(long, long), foods("egg", "egg")]
+    rule = fitted(task_of("extraction", train), train)["trivial_dictionary"]
+    asked = foods(" ".join(f"v{i}" for i in range(20_000)) + " egg")
+    before = process_time()
+    assert texts(rule, [asked]) == ['["egg"]']
+    assert process_time() - before < 5  # trying every length took minutes
 
 
 def test_dictionary_drops_entities_that_are_mostly_wrong_if_validation_says_so() -> None:

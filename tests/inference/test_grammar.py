@@ -235,3 +235,20 @@ def test_a_form_costs_no_freedom_that_it_does_not_take() -> None:
 def test_grammar_text_quotes_what_labels_hold() -> None:
     text = grammar_text(AnswerForm(('say "hi"', "a\\b", "c|d")))
     assert '"say \\"hi\\""' in text and '"a\\\\b"' in text and '"c|d"' in text
+
+
+def test_labels_of_unusual_characters_are_understood() -> None:
+    for label in ("\x7f\x85", "\u2028 line", "a\x00b", "😀 ok", "/a/", "\\n"):
+        said = {walk("byte level", AnswerForm((label, "other")), seed) for seed in range(12)}
+        assert {(text or "").removeprefix(" ") for text in said} == {label, "other"}
+
+
+def test_special_tokens_are_no_text() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    grammars = Grammars(tokenizer, len(tokenizer) + 3, [256])
+    held = grammars.hold([AnswerForm(json_schema={"type": "string"})])
+    held.take([0], tokenizer.encode('"'))
+    allowed = held.allowed([0])[0]
+    special = tokenizer.convert_tokens_to_ids(["<|turn|>", "<pad>", "</s>"])
+    assert not allowed[special].any() and not allowed[len(tokenizer) :].any() and int(allowed.sum()) > 90

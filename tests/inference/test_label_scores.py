@@ -13,8 +13,8 @@ from tests.inference.test_torch_engine import engine, prompts
 from tests.tiny import FAMILIES, build, byte_tokenizer
 from tunesmith.data.types import Message
 from tunesmith.errors import EngineError
-from tunesmith.inference import torch_engine
-from tunesmith.inference.label_scores import answer_tree
+from tunesmith.inference import label_scores, torch_engine
+from tunesmith.inference.label_scores import answer_tree, answer_trees
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.text.render import Renderer
 
@@ -159,3 +159,40 @@ def test_a_wrong_mask_is_seen_in_half_precision() -> None:
     ids = made.renderer.prompt_ids(prompts("", (30,))[0])
     said = tuple([*made.renderer.tokenizer.encode(label, add_special_tokens=False), 256] for label in LABELS)
     assert not made._tree_serves(ids, said)
+
+
+def test_many_labels_are_laid_out_in_several_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each small enough for a pass; the scores and their order do not change."""
+    labels = tuple(f"{kind}_{i}" for i in range(40) for kind in ("card", "transfer"))
+    asked = prompts("a long beginning that all of the prompts share: be kind", (3, 20))
+    whole = list(engine().score(asked, [labels] * 2))
+    sizes: list[int] = []
+    original = torch_engine.score_tree
+    monkeypatch.setattr(torch_engine, "score_tree", lambda *a: sizes.append(len(a[4].tokens)) or original(*a))
+    monkeypatch.setattr(label_scores, "_BYTES", 4 * 300 * 60)
+    for scores, wanted in zip(engine().score(asked, [labels] * 2), whole, strict=True):
+        assert len(scores) == 80 and scores == pytest.approx(wanted, abs=1e-4)
+    assert len(sizes) > 4 and max(sizes[1:]) < 60
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEQUENCES, st.integers(1, 30))
+def test_several_trees_hold_all_answers_in_order(answers: list[list[int]], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_scores, "_BYTES", 4 * 10 * most)
+        trees = answer_trees(answers, vocabulary=10)
+    spelled = [[tree.edges[edge][1] for edge in path] for tree in trees for path in tree.paths]
+    assert spelled == answers
+    for tree in trees:
+        nodes = len(tree.tokens) + 1
+        assert len(tree.paths) == 1 or nodes * max(10, nodes) <= 10 * most
+
+
+def test_labels_too_long_for_the_longest_prompt_are_refused_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch_engine, "_WINDOW_BATCHES", 1)
+    short = TorchEngine(build("llama"), Renderer(byte_tokenizer(), "raw"), context=60, batch_size=1)
+    monkeypatch.setattr(short.model, "forward", None)
+    with pytest.raises(EngineError, match="tokens together"):
+        next(iter(short.score(prompts("", (3, 3, 50)), [LABELS] * 3)))

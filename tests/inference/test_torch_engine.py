@@ -10,7 +10,7 @@ import torch
 from tests.tiny import FAMILIES, build, byte_tokenizer
 from tunesmith.data.types import Message
 from tunesmith.inference import torch_engine
-from tunesmith.inference.prefixes import may_share
+from tunesmith.inference.abilities import may_share
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.inference.types import Generation, Sampling
 from tunesmith.models.lora import LoraSettings, attach_lora
@@ -202,6 +202,30 @@ def test_an_answer_that_is_cut_says_so():
             assert cut.answer_tokens == min(limit, whole.answer_tokens)
             assert cut.stopped == (whole.stopped and whole.answer_tokens <= limit)
     assert all("</s>" not in g.text for g in long)
+
+
+@pytest.mark.parametrize("sampling", [None, Sampling(0.8, 1)])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_model_that_has_come_apart_answers_nothing(wrong, held, sampling, monkeypatch):
+    """The row ends there, as one that was cut; the others of its batch go on."""
+    made = engine(batch_size=8)
+    asked = prompts("", (9, 9, 9))
+    forms = [AnswerForm(("warm", "cold"))] * 3 if held else None
+    whole = list(made.generate(asked, 4, forms=forms, sampling=sampling))
+    forward = made.model.forward
+    broken = made.renderer.prompt_ids(asked[1])[0]
+
+    def apart(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        out.logits[kwargs["input_ids"][:, 0] == broken] = wrong
+        return out
+
+    assert broken not in {made.renderer.prompt_ids(asked[i])[0] for i in (0, 2)}
+    monkeypatch.setattr(made.model, "forward", apart)
+    answers = list(made.generate(asked, 4, forms=forms, sampling=sampling))
+    assert (answers[1].text, answers[1].answer_tokens, answers[1].stopped) == ("", 0, False)
+    assert [answers[0].text, answers[2].text] == [whole[0].text, whole[2].text]
 
 
 def test_answers_come_as_their_window_is_done(monkeypatch):

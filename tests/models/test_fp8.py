@@ -28,7 +28,7 @@ def tuned(method: str = "lora", **settings: object) -> LanguageModel:
 
 def gradients(model: LanguageModel) -> tuple[float, dict[str, torch.Tensor]]:
     model.model.train().zero_grad()
-    loss = accumulate_gradients(model, ROWS, PLAN).mean
+    loss = accumulate_gradients(model, ROWS, PLAN).read().mean
     return loss, {n: p.grad.clone() for n, p in trainable_parameters(model.model).items() if p.grad is not None}
 
 

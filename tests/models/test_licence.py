@@ -88,19 +88,82 @@ def test_a_tuned_model_points_to_what_it_was_made_of(tmp_path):
     assert found.permission == "unknown" and found.name == "that of org/big"
 
 
-@pytest.mark.parametrize(
-    "card", ["license", "license: [", "- a\n- b", "license: !!python/object:os.system x", "license:"]
-)
-def test_a_damaged_card_names_nothing_and_breaks_nothing(tmp_path, card):
-    found = check_licence(folder(tmp_path, card), "commercial")
-    assert (found.name, found.permission, found.where) == ("not found", "unknown", ())
+@pytest.mark.parametrize("card", ["license", "license: [", "- a\n- b", "license: !!python/object:os.system x"])
+def test_a_damaged_card_is_not_known_even_beside_a_free_text(tmp_path, card):
+    found = check_licence(folder(tmp_path, card, LICENSE=MIT), "commercial")
+    assert found.permission == "unknown" and "cannot be read" in found.name
+    assert found.where == ("README.md: a card whose front matter cannot be read", "LICENSE: MIT")
+
+
+def test_a_card_that_names_nothing_leaves_the_word_to_the_text(tmp_path):
+    assert check_licence(folder(tmp_path, "license:"), "commercial").name == "not found"
+    (tmp_path / "base" / "LICENSE").write_text(MIT)
+    assert check_licence(tmp_path / "base", "commercial").permission == "allowed"
 
 
 def test_front_matter_ends_where_it_ends():
     assert front_matter("\ufeff---\nlicense: mit\n---\nlicense: gpl-3.0\n") == {"license": "mit"}
-    assert front_matter("---\nlicense: mit\n") == {}
+    assert front_matter("\n\n---\nlicense: cc-by-nc-4.0\n---\n") == {"license": "cc-by-nc-4.0"}
+    assert front_matter("---\nlicense: mit\n") is None
     assert front_matter("# A card\n---\nlicense: mit\n---\n") == {}
-    assert front_matter("") == {}
+    assert front_matter("") == {} == front_matter("---\n---\n")
+
+
+@pytest.mark.parametrize("said", ["apache-2.0", "mit"])
+def test_a_free_licence_frees_nothing_that_a_model_was_made_of(tmp_path, said):
+    found = check_licence(folder(tmp_path, f"license: {said}\nbase_model: org/big"), "commercial")
+    assert found.permission == "conditions" and "org/big, whose licence holds too" in found.conditions
+    assert found.where == (f"README.md (license): {said}", "README.md (base_model): that of org/big")
+
+
+def test_conditions_of_its_own_and_of_what_it_was_made_of_are_both_said(tmp_path):
+    found = check_licence(folder(tmp_path, "license: gemma\nbase_model: [org/a, org/b]"), "commercial")
+    assert found.permission == "conditions" and found.name == "Gemma terms of use"
+    assert "forbidden uses" in found.conditions and "made of org/a, org/b" in found.conditions
+
+
+def test_terms_of_the_weights_beside_those_of_the_code(tmp_path):
+    base = folder(tmp_path, None, LICENSE=APACHE, MODEL_LICENSE="Terms of the weights\nFor study.")
+    found = check_licence(base, "commercial", name=str(base))
+    assert found.permission == "unknown" and found.name == "Terms of the weights"
+
+
+BSD = (
+    "Copyright (c) 2026 Somebody\nRedistribution and use in source and binary forms, with or without modification, are "
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{MIT}\n\nIt may be used for non-commercial purposes only.",
+        f"{MIT}\n\nCommons Clause: the right to sell is not granted.",
+        f"Modified {MIT}",
+        f"{MIT} obtaining a copy, for research, to deal in it.",
+        f"{MIT}\n{'Further words that nobody reads. ' * 80}",
+        f"{APACHE}\n{'x ' * 6_000}\nThe weights are for academic use only.",
+        f"{APACHE}\n{'terms ' * 2_500}",
+        "The code is under the Apache License, Version 2.0. What was learnt is ours.",
+        f"Terms of Our Model\n{'word ' * 200}\nParts: Apache License, Version 2.0, January 2004",
+        f"{BSD}permitted for research only.",
+        "Permission to use, copy, modify, and/or distribute this software for educational purposes is granted.",
+        "Creative Commons Attribution 4.0 for the card; the weights may not be used.",
+    ],
+)
+def test_a_text_that_only_looks_free_is_not_taken_for_free(text):
+    found = licence_by_text(text)
+    assert found is None or found.commercial != "allowed"
+
+
+def test_words_that_forbid_count_wherever_they_stand():
+    found = licence_by_text(f"{APACHE}\n{'word ' * 4_000}\nWeights: Creative Commons Attribution-NonCommercial 4.0")
+    assert found is not None and found.commercial == "forbidden"
+
+
+@pytest.mark.parametrize("said", ["tongyi-qianwen-research", "cc-by-nc-sa-2.5", "cc-by-nc"])
+def test_more_that_forbids_business(said):
+    found = licence_by_id(said)
+    assert found is not None and (found.commercial, found.research) == ("forbidden", "conditions")
 
 
 def test_a_hub_base_that_is_not_here_is_not_guessed_from_its_name():
@@ -134,6 +197,17 @@ def test_our_own_bases(name):
         ("Gemma Terms of Use\n\nLast modified", "Gemma terms of use"),
         ("Qwen RESEARCH LICENSE AGREEMENT", "Qwen research licence"),
         ("Tongyi Qianwen LICENSE AGREEMENT", "Qwen or Tongyi Qianwen licence"),
+        ("Tongyi Qianwen RESEARCH LICENSE AGREEMENT", "Qwen research licence"),
+        (
+            "Mozilla Public License Version 2.0\n" + "x " * 500 + "the GNU Affero General Public License",
+            "Mozilla Public License",
+        ),
+        ("GNU GENERAL PUBLIC LICENSE Version 2\n" + "x " * 500 + "the GNU Lesser General Public License", "GNU GPL"),
+        (
+            "This is free and unencumbered software, for any purpose, commercial or non-commercial",
+            "CC0 or public domain",
+        ),
+        ('Copyright 2026\nLicensed under the Apache License, Version 2.0 (the "License");', "Apache 2.0"),
         ("BigScience RAIL License v1.0", "OpenRAIL"),
         ("GNU AFFERO GENERAL PUBLIC LICENSE\nVersion 3", "GNU AGPL"),
         ("GNU LESSER GENERAL PUBLIC LICENSE", "GNU LGPL"),

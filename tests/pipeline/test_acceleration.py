@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,11 @@ def test_eight_bits_train_and_leave_the_base_as_it_was(folder: Path, tmp_path: P
     result, heard = trained(folder, tmp_path / "run", precision="fp8")
     assert engine(heard)["fp8_layers"] == 14 and proved(result)
     first, last = losses(heard)
-    assert last < first or torch.isfinite(torch.tensor(losses(heard))).all()
+    assert last < first
     assert result.recipe.train.precision == "fp8"
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("TUNESMITH_COMPILE" not in os.environ, reason="compiles for long; set TUNESMITH_COMPILE=1")
 def test_compiled_layers_train(folder: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "compiled_layers", partial(compiling.compiled_layers, backend="eager"))
     monkeypatch.setattr(training, "cache_folder", lambda: tmp_path / "cache")

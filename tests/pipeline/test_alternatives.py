@@ -186,6 +186,18 @@ def test_what_keeps_an_endpoint_from_being_asked_is_told_at_once(project, tunesm
         assert part in stopped.error["what"]
 
 
+def test_a_ceiling_of_money_holds_for_all_ways_and_all_processes(project, tunesmith, server):
+    """The first way is answered and paid for; a repeated run does not forget that when the second way goes on."""
+    wanted = ("baselines", "recipe.yaml", *QUICK, *ONLY_REMOTE[:3], "--set", "evaluate.decoding=[free, grammar]")
+    priced = {"prompt_price": 1000.0, "answer_price": 1000.0, "concurrency": 1}  # 0.042 for every request
+    ended = tunesmith(*wanted, *remote(server, **priced, max_cost=3.2))
+    assert ended.code == 6 and "ceiling" in ended.error["what"]
+    assert 44 < len(server.asked) < 0.042**-1 * 3.2  # of the second way some
+    before = len(server.asked)
+    again = tunesmith(*wanted, *remote(server, **priced, max_cost=3.2))
+    assert again.code == 6 and len(server.asked) == before
+
+
 def test_prices_are_the_users_and_problems_need_no_request():
     big = {"url": "https://api.example.com/v1", "model": "m", "prompt_price": 2.0, "answer_price": 8.0, "max_cost": 5}
     recipe = Recipe.model_validate({"data": "rows.csv", "remotes": {"big": big}})

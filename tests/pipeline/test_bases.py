@@ -102,6 +102,32 @@ def test_rows_that_do_not_fit_are_counted_and_shots_leave_room():
     assert answer_bits(model, renderer, task, ROWS[2:], 4_096, ROWS[:2]).shots == 2
 
 
+def test_every_token_inside_an_answer_counts_and_none_around_it():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["  "])  # text, though the tokenizer has it among what was added
+    renderer, task, model = Renderer(tokenizer, "plain"), Generation(), build("llama")
+    row = example(1, "which", "if  so")
+    found = answer_bits(LanguageModel(model), renderer, task, [row], 512)
+    prompt = renderer.prompt_ids(list(training_conversation(task, row)[:-1]))
+    answer = tokenizer("if  so", add_special_tokens=False)["input_ids"]
+    assert len(answer) == 5 and tokenizer.get_added_vocab()["  "] in answer
+    ids = [*prompt, *answer]
+    assert found.bits[0] == pytest.approx(plain_bits(model, ids, list(range(len(prompt), len(ids)))), rel=1e-4)
+
+
+def test_a_row_that_the_tokenizer_does_not_know_is_left_out():
+    tokenizer = byte_tokenizer()
+    (known,) = tokenizer("q", add_special_tokens=False)["input_ids"]
+    tokenizer.unk_token = tokenizer.convert_ids_to_tokens(known)  # as if q were what it does not know
+    renderer, task, model = Renderer(tokenizer, "plain"), Generation(), LanguageModel(build("llama"))
+    rows = [example(1, "aqa", "b"), example(2, "a", "bqb"), example(3, "a", "b")]
+    inputs, answers = input_bits(model, renderer, rows, 512), answer_bits(model, renderer, task, rows, 512)
+    assert (inputs.ids, inputs.left_out) == (("2", "3"), 1)
+    assert (answers.ids, answers.left_out) == (("1", "3"), 1)
+    tokenizer.unk_token = tokenizer.eos_token  # some name their end, and know every byte
+    assert input_bits(model, Renderer(tokenizer, "plain"), rows, 512).left_out == 0
+
+
 def test_bits_per_byte_is_a_ratio_of_sums_with_an_interval():
     bits, size = np.array([10.0, 30.0, 20.0, 8.0]), np.array([10.0, 10.0, 10.0, 10.0])
     found = bits_per_byte(TextBits(bits, size, ("a", "b", "c", "d"), 3), confidence=0.95, seed=0)
@@ -181,6 +207,17 @@ def test_bases_are_compared_on_the_rows_they_share():
     found = rank([mixed, other])
     assert found.rows == 20  # on all of its rows, a would have 2.55 bits per byte and be first
     assert [(one.base, round(one.bits_per_byte, 6)) for one in found.ranked] == [("b", 3.0), ("a", 5.0)]
+
+
+def test_bases_that_share_no_row_are_not_ranked():
+    found = rank([entry("a", 1.0, ids=range(20)), entry("b", 2.0, ids=range(20, 40))])
+    assert (found.ranked, found.rows) == ((), 0) and "no row that all of them can hold" in found.conclusion
+
+
+def test_a_base_that_knows_few_of_the_rows_is_not_ranked():
+    found = rank([entry("a", 3.0), entry("blind", 1.0, ids=range(15))])
+    assert [one.base for one in found.ranked] == ["a"]
+    assert "25 of 40 rows could not be measured" in found.left_out["blind"]
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

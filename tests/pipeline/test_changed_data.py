@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,29 @@ def test_a_finished_run_is_read_again_until_its_rows_change(tmp_path: Path, base
     changed = run(recipe, out=tmp_path / "run")
     assert changed.training is not None and first.training is not None
     assert changed.training["adapter_sha256"] != first.training["adapter_sha256"]
+
+
+def test_rows_that_changed_make_no_earlier_stage_count_as_done(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between writing down the new rows and training on them: the old training is not taken for theirs."""
+    write_csv(tmp_path / "rows.csv", tone_rows(60))
+    recipe = recipe_for(tmp_path, base, baselines=["trivial"])
+    first = run(recipe, out=tmp_path / "run", through="evaluate")
+    write_csv(tmp_path / "rows.csv", tone_rows(60, seed=1))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_module("tunesmith.pipeline.run"), "run_baselines", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, out=tmp_path / "run", through="evaluate")
+    trained = run(recipe, out=tmp_path / "run", through="train")
+    assert trained.training is not None and first.training is not None
+    assert trained.training["adapter_sha256"] != first.training["adapter_sha256"]
+    assert trained.comparison is None and not (tmp_path / "run" / "comparison.json").exists()
+    assert run(recipe, out=tmp_path / "run", through="evaluate").comparison is not None
 
 
 def test_a_metric_that_was_edited_and_documents_that_grew_are_noticed(tmp_path: Path, base: Path) -> None:

@@ -168,3 +168,42 @@ def test_findings_say_why_and_show_an_example(project, tunesmith):
     text = " ".join(said.out.split())
     assert "[e-mail]" in text and "ana.lopez" not in text
     assert "word for word" in text
+
+
+REMOTES = """
+remotes:
+  large: {url: "https://models.example/v1", model: m, api_key_env: TUNESMITH_TEST_NO_SUCH_KEY}
+  small: {url: "https://models.example/v1", model: m, max_cost: 3}
+"""
+
+
+def test_settings_of_remotes_are_findings(project, tunesmith):
+    with (project / "recipe.yaml").open("a") as recipe:
+        recipe.write(REMOTES)
+    said = tunesmith("check", "recipe.yaml", "--json", "--quick")
+    wrong = {f["field"]: f for f in said.json["findings"] if f["severity"] == "error"}
+    assert set(wrong) == {"remotes.large.api_key_env", "remotes.small.max_cost"}
+    assert "TUNESMITH_TEST_NO_SUCH_KEY" in wrong["remotes.large.api_key_env"]["fix"]
+    assert "prompt_price" in wrong["remotes.small.max_cost"]["message"]
+    assert said.code == 2 and said.json["estimate"]  # the rest was looked at all the same
+
+
+def test_everything_that_is_wrong_is_told_at_once(project, tunesmith):
+    with (project / "recipe.yaml").open("a") as recipe:
+        recipe.write(REMOTES)
+    (project / "texts").mkdir()
+    (project / "texts" / "one.jsonl").write_text("no json\n")
+    more = ("--quick", "--json", "--set", "data.documents=texts")
+    said = tunesmith("check", "recipe.yaml", *more)
+    codes = [f["code"] for f in said.json["findings"] if f["severity"] == "error"]
+    assert said.code == 3 and sorted(codes) == ["documents", "remote_setting", "remote_setting"]
+    told = next(f for f in said.json["findings"] if f["code"] == "documents")
+    assert "one.jsonl, line 1" in told["message"] and told["field"] == "data.documents"
+    said = tunesmith("check", "recipe.yaml", *more, "--set", "base.model=/no/such/folder")
+    assert said.code == 2 and said.error["where"] == "base.model"
+    codes = [f["code"] for f in said.json["findings"] if f["severity"] == "error"]
+    assert sorted(codes) == ["cannot_go_on", "documents", "remote_setting", "remote_setting"]
+    (project / "rows.csv").write_text("phrase,tone\nhello,\n")
+    said = tunesmith("check", "recipe.yaml", *more)
+    codes = {f["code"] for f in said.json["findings"] if f["severity"] == "error"}
+    assert said.code == 3 and codes > {"documents", "remote_setting"}

@@ -158,3 +158,56 @@ def test_where_no_row_fits_the_training_is_not_known_and_that_is_said(project, t
     assert found["compute"]["training_money"] is None and found["compute"]["state"] == "look"
     assert found["base"]["rows_too_long"] == 50 and found["base"]["state"] == "look"
     assert "without the training" in found["summary"]
+
+
+def test_prices_in_two_currencies_are_not_compared(project, tunesmith):
+    prices = "verdict.prices.currency=JPY", "verdict.prices.devices={NVIDIA H100: 9000}"
+    found = decision(tunesmith, *(word for price in prices for word in ("--set", price)))["compute"]
+    assert (found["elsewhere"], found["elsewhere_currency"]) == (
+        "NVIDIA H100",
+        "JPY",
+    )  # not a smaller number of dollars
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "words"),
+    [
+        ("mybase", 6, "has no tokenizer"),
+        ("/no/such/folder", 2, "there is no folder"),
+        ("empty", 2, "not a model folder"),
+    ],
+)
+def test_a_base_that_cannot_be_loaded_still_gives_the_other_costs(project, tunesmith, model, code, words):
+    (project / "empty").mkdir()
+    for path in save_base(project / "mybase").glob("tokenizer*"):
+        path.unlink()
+    (project / "mybase" / "README.md").write_text("---\nlicense: mit\n---\n")
+    said = tunesmith(
+        "check", "recipe.yaml", "--json", "--quick", "--set", f"base.model={model}", "--html", "costs.html"
+    )
+    assert said.code == code == said.error["exit_code"] and words in said.error["what"]
+    found = said.json["decision"]
+    assert found["base"]["state"] == "stop" and words in found["base"]["problem"] and words in found["summary"]
+    assert found["compute"]["training_money"] is None and found["compute"]["hosting_money"] >= 0
+    assert (found["data"]["train_rows"], found["data"]["wanted"]["rows"]) == (50, 200)  # labels are known without it
+    if model == "mybase":
+        assert found["base"]["licence"]["name"] == "MIT" and found["base"]["parameters"] > 0
+    assert any(f["severity"] == "error" and words in f["message"] for f in said.json["findings"])
+    page = (project / "costs.html").read_text()
+    assert "cannot be loaded" in page and words in page and "How much work is it?" in page
+    shown = tunesmith("check", "recipe.yaml", "--quick", "--set", f"base.model={model}")
+    assert shown.code == code and "cannot be loaded" in shown.out and words in shown.err
+
+
+def test_a_setting_that_is_wrong_is_no_matter_of_the_base(project, tunesmith):
+    said = tunesmith("check", "recipe.yaml", "--json", "--quick", "--set", "goal.metric=bleu")
+    assert said.code == 2 and said.error["where"] == "goal.metric" and "decision" not in said.json
+
+
+def test_a_base_that_cannot_be_loaded_and_rows_with_errors_are_told_at_once(project, tunesmith):
+    rows = (project / "rows.csv").read_text().splitlines()
+    (project / "rows.csv").write_text("\n".join([*rows, "only a phrase,"]) + "\n")
+    said = tunesmith("check", "recipe.yaml", "--json", "--quick", "--set", "base.model=/no/such/folder")
+    errors = {f["code"] for f in said.json["findings"] if f["severity"] == "error"}
+    assert "cannot_go_on" in errors and said.json["decision"]["base"]["state"] == "stop"
+    assert said.code == (3 if len(errors) > 1 else 2)

@@ -101,6 +101,9 @@ def test_evidence_is_refused_where_there_is_none(run: RunFolder, tmp_path: Path)
     (run.evaluation / "few_shot.jsonl").write_text('{"id": "x"}\n')
     with pytest.raises(DataError, match="no scored answer"):
         write_evidence(run, "inspect")
+    write_text(run.path / "comparison.json", '{"metric": ')
+    with pytest.raises(DataError, match="damaged"):
+        write_evidence(run, "inspect")
     for path in run.evaluation.iterdir():
         path.unlink()
     with pytest.raises(RecipeError, match="has no stored answers"):

@@ -108,3 +108,10 @@ def test_damage_and_another_writer_are_named(copy):
     (copy.evaluation / "tuned.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(VerificationError, match="cannot be read"):
         redecide(copy)
+
+
+@pytest.mark.parametrize(("file", "text"), [("verdict.json", '{"rule": "of_tomorrow"}'), ("decided_from.json", "[")])
+def test_files_of_another_version_or_damaged_ones_are_named(copy, tunesmith, file, text):
+    (copy.path / file).write_text(text)
+    said = tunesmith("verdict", copy.path, "--json")
+    assert said.code != 0 and "--new" in said.error["fix"] and str(copy.path) in said.error["where"]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.pipeline.conftest import answers, make_project
+from tests.pipeline.conftest import answers, make_project, tone_rows
 from tests.pipeline.test_redeciding import SMALL
 from tunesmith import Recipe, Result, run
+from tunesmith.errors import DataError
 from tunesmith.evaluation.statistics import across_seeds
 from tunesmith.pipeline import load_run
+from tunesmith.pipeline.reporting import _history
 from tunesmith.pipeline.seeds import Seeds, over_seeds
+from tunesmith.runs import RunFolder, read_events
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +85,52 @@ def test_trainings_that_agree_on_every_row_leave_what_the_first_one_shows(result
     flat = across_seeds(np.ones((2, 30)))
     seeds = Seeds("accuracy", (0, 1), (1.0, 1.0), flat, {"zero_shot": flat})
     assert over_seeds(result.comparison, seeds) == result.comparison
+
+
+def test_stopped_within_a_further_training_it_goes_on_to_the_same_numbers(result, asked, base, tmp_path, monkeypatch):
+    """Stopped at step 30 of the second training, whose checkpoint is of step 27 or none: nothing of it shows later."""
+    monkeypatch.chdir(make_project(tmp_path / "again", base))
+    again: list[str] = []
+
+    def stop(event: dict[str, Any]) -> None:
+        again.extend(event["text"] for _ in (0,) if event["kind"] == "note" and "training again" in event["text"])
+        if again and event["kind"] == "train_step" and event["step"] >= 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, out="run", listener=stop)
+    assert RunFolder.open(Path("run")).summary().state == "unfinished"
+    heard: list[dict[str, Any]] = []
+    continued = run(asked, out="run", listener=heard.append)
+    assert len([event for event in heard if event["kind"] == "train_started"]) == 1, "the first training is read"
+    assert continued.seeds == result.seeds
+    assert continued.comparison == result.comparison
+    assert continued.verdict.reason == result.verdict.reason
+
+
+def test_test_rows_of_a_single_group_are_refused_before_anything_is_trained(asked, base, tmp_path, monkeypatch):
+    folder = make_project(tmp_path / "grouped", base)
+    monkeypatch.chdir(folder)
+    for name, customers in (("rows", 20), ("test", 1)):
+        rows = tone_rows(60, seed=customers)
+        lines = [f"{phrase} of {name},{tone},c{i % customers}{name}" for i, (phrase, tone) in enumerate(rows)]
+        (folder / f"{name}.csv").write_text("\n".join(["phrase,tone,customer", *lines]) + "\n")
+    data = {"train": "rows.csv", "test": "test.csv", "split": {"group_by": "customer"}}
+    data["columns"] = {"prompt": "phrase", "answer": "tone"}
+    with pytest.raises(DataError, match="60 test rows are of one customer") as refused:
+        run(Recipe(**{**asked.model_dump(exclude={"data"}), "data": data}), out="run")
+    assert "evaluate.seeds: 1" in str(refused.value) and not (folder / "run" / "adapter").exists()
+
+
+def test_the_report_tells_of_the_machine_in_the_first_training_only(result):
+    """Processor and memory stand in the log only, where the steps of the further training are too."""
+    history = _history(result.folder)
+    steps = [event for event in history if event["kind"] == "train_step"]
+    log = list(read_events(result.folder.events_file))
+    assert len([e for e in log if e["kind"] == "train_step"]) > len(steps) > 0
+    first = next(e for e in log if e["kind"] == "train_step")
+    assert "rss_bytes" in first and {**first, **steps[0]} == steps[0]
+    assert all("rss_bytes" in step for step in steps)
+    second = [e for e in log if e["kind"] == "train_step" and e["step"] == first["step"]][1]
+    assert steps[0]["loss"] == first["loss"] != second["loss"]
+    assert "memory of the process" in result.report.read_text()

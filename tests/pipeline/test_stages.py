@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tests.pipeline.conftest import QUICK, answers, edit, events, tone_rows, write_csv
 from tests.tiny import save_base
 from tunesmith.models.training_text import TrainingTextRecord
+from tunesmith.runs import RunFolder
 
 
 def run_of(said) -> Path:
@@ -218,3 +220,29 @@ def test_asking_nothing_is_refused(project, tunesmith):
     run = run_of(tunesmith("train", "recipe.yaml", "--json", *QUICK, *raw))
     said = tunesmith("chat", run, "--message", "", "--json")
     assert said.code == 2 and "nothing to answer" in said.error["what"]
+
+
+def test_alternatives_asked_for_after_everything_was_measured_are_read(project, tunesmith):
+    quick = ("recipe.yaml", "--json", "--out", "run", *QUICK, "--set", "baselines=[trivial]")
+    whole = tunesmith("evaluate", *quick)
+    assert "tuned" in {row["candidate"] for row in whole.json["comparison"]}
+    for command in ("baselines", "train", "evaluate"):
+        assert tunesmith(command, *quick).json == whole.json, "what was compared is not compared without tuned"
+    assert tunesmith("run", *quick).json["verdict"] is not None
+
+
+def test_a_run_that_goes_on_is_unfinished_until_its_end(project, tunesmith, monkeypatch):
+    quick = ("recipe.yaml", "--json", "--out", "run", *QUICK, "--set", "baselines=[trivial]")
+    assert tunesmith("baselines", *quick).code == 0
+    folder = RunFolder.open(project / "run")
+    assert folder.summary().state == "finished"
+
+    def interrupted(*_, **__):
+        assert folder.summary().state == "unfinished"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(import_module("tunesmith.pipeline.run"), "run_training", interrupted)
+        assert tunesmith("run", *quick).code == 130
+    assert (folder.summary().state, folder.summary().verdict) == ("unfinished", None)
+    assert tunesmith("run", *quick).code == 0 and folder.summary().state == "finished"

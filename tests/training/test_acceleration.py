@@ -1,18 +1,18 @@
-"""When micro-batches are captured and layers compiled: rules that repeat, and refusals before anything is computed."""
+"""What of a GPU's faster paths is taken: none unasked, and refusals before anything is computed."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from tests.tiny import build, ragged_samples
 from tunesmith.errors import RecipeError
+from tunesmith.models import compiled_layers
 from tunesmith.recipe import parse_recipe
 from tunesmith.recipe.schema import Recipe
-from tunesmith.text.types import Group, Sample
+from tunesmith.text.types import Group
 from tunesmith.training.acceleration import choose_compile, choose_graphs, refuse_absent, why_no_graphs
 
 ROWS = ragged_samples((40, 33, 50, 21, 60, 44, 12, 35) * 8, seed=1)
@@ -22,12 +22,8 @@ ROWS = ragged_samples((40, 33, 50, 21, 60, 44, 12, 35) * 8, seed=1)
 class OnGpu:
     """A model as far as the rules look: on a device that this machine does not have."""
 
-    def __init__(self, family: str = "llama", parameters: int = 600_000_000) -> None:
+    def __init__(self, family: str = "llama") -> None:
         self.config, self.device, self.dtype = build(family).config, torch.device("cuda", 0), torch.bfloat16
-        self.parameters = parameters
-
-    def num_parameters(self) -> int:
-        return self.parameters
 
 
 def recipe(method: dict[str, Any] | None = None, **train: Any) -> Recipe:
@@ -36,27 +32,16 @@ def recipe(method: dict[str, Any] | None = None, **train: Any) -> Recipe:
     return parse_recipe({"data": "rows.jsonl", "base": "embedded:base", "method": method, "train": settled})
 
 
-def alike(rows: list[Sample]) -> list[Sample]:
-    """The same rows behind a beginning that all have."""
-    beginning = np.arange(3, 43)
-    return [
-        Sample(np.r_[beginning, row.ids], np.r_[np.zeros(40), row.weights].astype(np.float32), row.example_id)
-        for row in rows
-    ]
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1", "mps"])
+def test_neither_is_chosen_unasked_on_any_device(device):
+    for choose in (choose_graphs, choose_compile):
+        value, reason = choose(torch.device(device))
+        assert value == "off" and reason
+        assert ("on request" in reason) == device.startswith("cuda")
 
 
-def test_on_a_cpu_both_are_off():
-    assert choose_graphs(recipe(), build("llama"), ROWS)[0] == "off"
-    assert choose_compile(recipe(), build("llama"), ROWS)[0] == "off"
-
-
-def test_on_a_gpu_graphs_are_on_where_the_computation_can_be_captured():
-    assert choose_graphs(recipe(), OnGpu(), ROWS) == ("on", "no launch overhead")
-    value, reason = choose_graphs(recipe(epochs=1), OnGpu(), ROWS)
-    assert value == "off" and "8 steps" in reason
-    value, reason = choose_graphs(recipe(), OnGpu(), alike(ROWS))
-    assert value == "off" and "common beginnings save" in reason
-    assert choose_graphs(recipe(share_prefixes=False), OnGpu(), alike(ROWS))[0] == "on"
+def test_what_is_plain_on_a_gpu_can_be_captured():
+    assert why_no_graphs(recipe(), OnGpu(), ROWS) is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +55,7 @@ def test_on_a_gpu_graphs_are_on_where_the_computation_can_be_captured():
     ],
 )
 def test_settings_that_cannot_be_captured_say_so(change, said):
-    assert said in choose_graphs(recipe(**change), OnGpu(), ROWS)[1]
+    assert said in (why_no_graphs(recipe(**change), OnGpu(), ROWS) or "")
 
 
 def test_models_and_rows_that_cannot_be_captured_say_so():
@@ -85,23 +70,23 @@ def test_models_and_rows_that_cannot_be_captured_say_so():
     assert why_no_graphs(recipe(precision="bf16"), wide) is None
 
 
-def test_compiling_pays_for_long_trainings():
-    value, reason = choose_compile(recipe(), OnGpu(), ROWS)
-    assert value == "off" and "too few" in reason
-    assert choose_compile(recipe(epochs=20_000), OnGpu(), ROWS)[0] == "on"
-    assert choose_compile(recipe(epochs=20_000, max_steps=10), OnGpu(), ROWS)[0] == "off"
-    assert choose_compile(recipe(epochs=20_000, sharding="fsdp"), OnGpu(), ROWS)[0] == "off"
-    assert choose_compile(recipe({"quantize": "nf4"}, epochs=20_000), OnGpu(), ROWS)[0] == "off"
-
-
 def test_what_is_asked_for_and_absent_is_refused_at_once():
     asked = recipe(cuda_graphs="on", precision="fp8")
     with pytest.raises(RecipeError) as caught:
         refuse_absent(asked, torch.device("cpu"))
     text = str(caught.value)
     assert "train.cuda_graphs" in text and "train.precision" in text and "only GPUs have 8-bit floats" in text
-    refuse_absent(recipe(compile="on"), torch.device("cpu"))
     with pytest.raises(RecipeError, match="divided"):
         refuse_absent(recipe(compile="on", sharding="fsdp"), torch.device("cpu"))
     with pytest.raises(RecipeError, match="held in nf4"):
         refuse_absent(recipe({"quantize": "nf4"}, precision="fp8"), torch.device("cpu"))
+
+
+def test_a_missing_compiler_is_found_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr(compiled_layers.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled_layers.importlib.util, "find_spec", lambda name: None)
+    for device, needed in (("cpu", r"C\+\+ compiler"), ("cuda", "triton")):
+        with pytest.raises(RecipeError, match=needed) as caught:
+            refuse_absent(recipe(compile="on"), torch.device(device))
+        assert "train.compile" in str(caught.value)
+        refuse_absent(recipe(compile="auto"), torch.device(device))

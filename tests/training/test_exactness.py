@@ -169,7 +169,7 @@ def test_ten_steps_give_the_losses_of_plain_peft(family: str, settings: LoraSett
         ours_optimizer.zero_grad()
         theirs_optimizer.zero_grad()
         totals = accumulate_gradients(model, samples, PLAN)
-        ours_losses.append(totals.mean)
+        ours_losses.append(totals.read().mean)
         ours_optimizer.clip(0.0, 1 / totals.weight)
         loss = reference_loss(family, theirs, samples) / totals.weight
         loss.backward()

@@ -97,7 +97,7 @@ def test_accumulation_is_weighted_by_token():
 
         sums = [model.loss_sum(b.ids, b.packing, b.weights, b.previous).item() for b in (collate([r]) for r in rows)]
     totals = accumulate_gradients(model, rows, replace(PLAN, micro_batch_tokens=1))
-    loss = totals.mean
+    loss = totals.read().mean
     assert loss == pytest.approx(sum(sums) / 20, rel=1e-5) and totals.tokens == totals.computed == 25
     assert totals.weight == 20.0
     assert loss != pytest.approx((sums[0] / 19 + sums[1]) / 2, rel=1e-3)

@@ -71,6 +71,31 @@ def test_dropout_is_drawn() -> None:
     assert any(not torch.equal(p.grad, first[n]) for n, p in model.model.named_parameters() if p.grad is not None)
 
 
+class Shaking(torch.nn.Module):
+    """As the routers of some experts do: no dropout, and still other numbers each time."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.input_jitter_noise = inner, 0.3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low, high = 1 - self.input_jitter_noise, 1 + self.input_jitter_noise
+        return self.inner(x * torch.empty_like(x).uniform_(low, high) if self.training else x)
+
+
+def test_noise_that_is_no_dropout_is_the_same_again() -> None:
+    model = tunable("llama")
+    layer = model.model.model.layers[1]
+    assert not model.draws_chance
+    layer.mlp = Shaking(layer.mlp)
+    assert model.draws_chance
+    loss, plain, _ = gradients(model, ())
+    again, recomputed, _ = gradients(model, (0, 1))
+    assert torch.equal(loss, again) and all(torch.equal(plain[name], recomputed[name]) for name in plain)
+    layer.mlp.input_jitter_noise = 0.0
+    assert not model.draws_chance
+
+
 def test_fused_layers_can_be_computed_again() -> None:
     model = tunable("llama", fused=True)
     loss, plain, kept = gradients(model, ())

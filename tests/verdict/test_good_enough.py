@@ -9,9 +9,10 @@ import pytest
 from tests.verdict import worlds
 from tests.verdict.cases import cost, evaluation
 from tunesmith.errors import RecipeError
-from tunesmith.evaluation.types import Evaluation
+from tunesmith.evaluation.statistics import wilson
+from tunesmith.evaluation.types import Evaluation, MetricValue
 from tunesmith.verdict.decision import RULES
-from tunesmith.verdict.good_enough import RULE, good_enough
+from tunesmith.verdict.good_enough import RULE, good_enough, lowest_value
 from tunesmith.verdict.headline import headline
 from tunesmith.verdict.types import Verdict
 
@@ -32,12 +33,12 @@ def test_one_that_surely_reaches_the_target_is_the_verdict() -> None:
     assert (verdict.decision, verdict.candidate, verdict.difference) == ("keep_prompting", "few_shot", None)
     assert verdict.reason == (
         "Few-shot has 90.0 % accuracy (95 % CI 85.0 to 93.0, n=200): surely at least the target of 80.0 % (at least "
-        "84.3 %, allowing for the choice among 2 alternatives). It is good enough, so nothing was trained."
+        "84.2 %, allowing for the choice among 2 alternatives). It is good enough, so nothing was trained."
     )
     assert headline(verdict) == (
         "Keep prompting (few-shot): it surely reaches the target of 80.0 % accuracy, nothing was trained"
     )
-    assert verdict.sensitivity == ("Holds unless the target rises above 84.3 %.",)
+    assert verdict.sensitivity == ("Holds unless the target rises above 84.2 %.",)
     assert verdict.benefits == {}
 
 
@@ -93,3 +94,21 @@ def test_stopping_for_one_that_misses_the_target_is_rare_however_many_there_are(
         plain += any(one.metrics[0].low >= 0.7 for one in measured)
     assert plain / times > 0.06, "a world without luck shows nothing"
     assert stopped / times <= 0.035
+
+
+@pytest.mark.parametrize(("right", "n"), [(75, 75), (199, 200), (70, 75), (12, 75), (0, 75)])
+@pytest.mark.parametrize("alternatives", [1, 3, 10])
+def test_the_lower_end_among_several_is_wilsons_at_their_joint_confidence(
+    right: int, n: int, alternatives: int
+) -> None:
+    value = MetricValue("few_shot", "accuracy", right / n, *wilson(right, n, 0.95), n)
+    expected = wilson(right, n, 1 - 0.05 / alternatives)[0]
+    assert lowest_value(value, alternatives, 0.95) == pytest.approx(expected, abs=1e-12)
+
+
+def test_all_rows_right_stops_no_more_often_than_it_may() -> None:
+    """75 of 75 right, ten alternatives: one whose truth is the lower end gets there by luck in at most 2.5 % / 10."""
+    value = MetricValue("few_shot", "accuracy", 1.0, *wilson(75, 75, 0.95), 75)
+    assert lowest_value(value, 10, 0.95) ** 75 < 0.0025
+    wide = MetricValue("few_shot", "accuracy", 0.9, 0.0, 0.95, 75)
+    assert lowest_value(wide, 10, 0.95) == 0.0

@@ -76,6 +76,8 @@ def test_without_probabilities_others_must_agree() -> None:
         ("r1", "refund", "transfer", None, ("few_shot", "trivial_tfidf_lr"))
     ]
     assert noise_suspects(all_of_them[:2], "accuracy") == ()  # two are not enough
+    again = says("few_shot_grammar", {1, 2, 9})  # the same witness in another way
+    assert noise_suspects([*all_of_them[:2], again], "accuracy") == ()
     assert noise_suspects(all_of_them[1:], "accuracy") == ()  # the tuned model is not among them
 
 

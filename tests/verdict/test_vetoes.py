@@ -116,3 +116,15 @@ def test_what_is_not_shipped_anyway_is_not_vetoed() -> None:
         slices=SLICES,
     )
     assert (found.rule, found.vetoes) == ("gain_below_min_gain", ())
+
+
+def test_a_slice_of_rows_that_hang_together_is_worth_no_more_than_its_groups() -> None:
+    alone = {f"r{i}": f"c{i}" for i in range(200)}
+    together = {f"r{i}": f"c{i // 10}" for i in range(200)}
+    (first, *_) = slice_differences(scored("tuned", TUNED), scored("few_shot", OTHER), "accuracy", SLICES, alone)
+    assert (first.name, first.difference, first.n) == ("label refund", -1.0, 20) and first.p_value < 0.001
+    (first, *_) = slice_differences(scored("tuned", TUNED), scored("few_shot", OTHER), "accuracy", SLICES, together)
+    assert (first.name, first.difference, first.n) == ("label refund", -1.0, 20)
+    assert first.p_value == 1.0, "two groups: one swap in two is as large, times three slices"
+    assert verdict(slices=SLICES, clusters=alone).rule == "vetoed"
+    assert verdict(slices=SLICES, clusters=together).decision == "ship_tuned"

@@ -85,6 +85,7 @@ def _print(values: Sequence[BenchmarkValue]) -> None:
         metric = one.metric if one.filter == "none" else f"{one.metric} ({one.filter})"
         interval = f"{one.low:.4g} to {one.high:.4g}" if one.low is not None and one.high is not None else "not known"
         rows = f"{one.n:,}" if one.n is not None else ""
-        cells = (one.task, metric, f"{one.value:.4g}", interval, one.interval or "", rows)
+        value = f"{one.value:.4g}" if one.value is not None else "no number"
+        cells = (one.task, metric, value, interval, one.interval or "", rows)
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tunesmith.cli.options import RECIPE_FILE, RecipeCommand, out_option, recipe_from, recipe_options
-from tunesmith.cli.output import only_json, print_json
+from tunesmith.cli.output import error_json, only_json, print_error, print_json
 from tunesmith.errors import RecipeError
 
 SECTIONS = ("task", "data", "base", "method", "train", "evaluate")
@@ -42,7 +42,8 @@ def command(
     RECIPE is a recipe, or a bare file of rows. With --out, the report is also written to DIR/check.json. What tuning
     would cost, in licence, rows, work and machines, stands at the end, and with --html on a page of its own.
     With --fix nothing but the copies and their logs is written: training and validation files stay as they are, and
-    a test file is never mended. Ends with 3 where the data has errors; warnings alone end with 0.
+    a test file is never mended. Ends with 3 where the data has errors, with 2 where only settings of remotes are
+    wrong; warnings alone end with 0. Where the base cannot be loaded, the costs that are known are told all the same.
     """
     from tunesmith import pipeline
     from tunesmith.cli.display import open_display
@@ -73,11 +74,15 @@ def command(
         from tunesmith.pipeline.decision_page import write_decision
 
         write_decision(html, report, recipe.stem)
+    problem = report.problem
     if as_json:
-        print_json({**report.to_dict(), **({"fixed": [asdict(f) for f in fixed]} if fixed else {})})
+        told = error_json(problem, report.exit_code) if problem is not None else {}
+        print_json({**report.to_dict(), **({"fixed": [asdict(f) for f in fixed]} if fixed else {}), **told})
     else:
         print_check(report)
         print_fixed(fixed)
         if html is not None:
             click.echo(f"page: {html}")
+        if problem is not None:
+            print_error(problem, report.exit_code, as_json=False)
     return report.exit_code

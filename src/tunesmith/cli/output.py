@@ -34,10 +34,15 @@ def print_json(value: Mapping[str, Any]) -> None:
 def print_error(error: TunesmithError, exit_code: int, *, as_json: bool) -> None:
     """An error on stderr, or as the one JSON object on stdout."""
     if as_json:
-        told = {"what": error.what, "where": error.where, "expected": error.expected, "fix": error.fix}
-        print_json({"error": {**told, "exit_code": exit_code}})
+        print_json(error_json(error, exit_code))
     else:
         click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
+
+
+def error_json(error: TunesmithError, exit_code: int) -> dict[str, Any]:
+    """An error under the key `error`, as every command tells it."""
+    told = {"what": error.what, "where": error.where, "expected": error.expected, "fix": error.fix}
+    return {"error": {**told, "exit_code": exit_code}}
 
 
 def print_interrupted(path: Path | None, *, as_json: bool) -> None:

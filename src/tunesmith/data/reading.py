@@ -151,7 +151,8 @@ def _open_text_file(address: Address, encoding: str, log: FindingLog) -> OpenRow
         text = stream.whole()
         rows = (read_text if kind == "text" else read_tagged)(text, log, stream.bad_byte)
     elif kind == "yaml":
-        rows = read_yaml(stream.whole(), log)
+        text = stream.whole()
+        rows = read_yaml(text, log, stream.bad_byte)
     else:
         prefer_tab = unpacked_name(path).suffix.lower() in {".tsv", ".tab"}
         table = open_table(stream, log, prefer_tab=prefer_tab)

@@ -98,7 +98,11 @@ def _most_probable(
     labels = [form.choices if form is not None and form.separator is None else () for form in forms]
     if not all(labels):
         raise _no_such_way(task, "scored", "free | grammar")
-    said = [[label + form.closing for label in form.choices] for form in forms if form is not None]
+    spelled: dict[tuple[tuple[str, ...], str], tuple[str, ...]] = {}  # rows with the same labels share one list of them
+    for form in forms:
+        if form is not None and (form.choices, form.closing) not in spelled:
+            spelled[form.choices, form.closing] = tuple(label + form.closing for label in form.choices)
+    said = [spelled[form.choices, form.closing] for form in forms if form is not None]
     scores = engine.score(prompts, said, skip)
     for prompt, names, logarithms in zip(prompts[skip:], labels[skip:], scores, strict=False):
         text = "\n\n".join(message.content for message in prompt)

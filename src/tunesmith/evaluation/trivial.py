@@ -9,7 +9,7 @@ the same parser as those of a model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from tunesmith.evaluation.trivial_extraction import (
 from tunesmith.evaluation.trivial_labels import median_label, most_frequent_tag, tag_dictionary, tfidf_label_sets
 from tunesmith.evaluation.trivial_nearest import nearest_answers
 from tunesmith.evaluation.trivial_numbers import arithmetic, mean_number, median_number, number_in_input, tfidf_ridge
+from tunesmith.evaluation.trivial_rules import Learn, Learned, Rule
 from tunesmith.evaluation.trivial_text import lead_sentences, nearest_sentence
 from tunesmith.evaluation.types import Answer
 from tunesmith.tasks import (
@@ -46,10 +47,6 @@ from tunesmith.tasks import (
     ToolCalls,
     Translation,
 )
-
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-Fit = Callable[[Sequence[Example], Sequence[Example]], tuple[Rule, Mapping[str, Any]]]
-"""(training rows, validation rows) -> (rule, facts worth showing)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class TrivialBaseline:
     """A rule not yet fitted."""
 
     name: str
-    learn: Fit
+    learn: Learn
 
     def fit(self, train: Sequence[Example], validation: Sequence[Example]) -> TrivialCandidate:
         """Learn from `train`, choose on `validation`. Raises `DataError` without training rows."""
@@ -91,7 +88,7 @@ def trivial_baselines(task: Task) -> tuple[TrivialBaseline, ...]:
     """The trivial baselines of a task, the simplest first; none for a kind of task not known here."""
     match task:
         case Ordinal():
-            named: dict[str, Fit] = {
+            named: dict[str, Learn] = {
                 "majority": _majority(task), "median": median_label(task), "knn": nearest_answers(task),
                 "tfidf_lr": tfidf_logistic_regression(task),
             }  # fmt: skip
@@ -136,10 +133,10 @@ def _closing(task: Task) -> str:
     return "" if isinstance(task, Classification | Extraction) else str(getattr(task, "closing", ""))
 
 
-def _majority(task: Task) -> Fit:
+def _majority(task: Task) -> Learn:
     """The most frequent training answer to everything; of equally frequent ones the first in sorted order."""
 
-    def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
+    def learn(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
         counts = Counter(task.reply(example.expected) for example in train)
         answer, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         said = answer + _closing(task)
@@ -148,19 +145,19 @@ def _majority(task: Task) -> Fit:
     return learn
 
 
-def _copy(task: Task) -> Fit:
+def _copy(task: Task) -> Learn:
     """The question itself."""
 
-    def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
+    def learn(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
         return (lambda examples: [example.question + _closing(task) for example in examples]), {}
 
     return learn
 
 
-def _nearest(task: Task) -> Fit:
+def _nearest(task: Task) -> Learn:
     """The answer of the training row nearest by BM25."""
 
-    def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
+    def learn(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
         retriever = Retriever(train)
 
         def rule(examples: Sequence[Example]) -> Sequence[str]:
@@ -172,6 +169,6 @@ def _nearest(task: Task) -> Fit:
     return learn
 
 
-def _no_call(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
+def _no_call(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
     """Never to call a function. Nothing is learnt."""
     return (lambda examples: ["No function fits."] * len(examples)), {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.data.types import Example
+from tunesmith.evaluation.trivial_rules import Learn, Learned
 from tunesmith.tasks.classification import Classification
 
 C_GRID = (1.0, 4.0, 16.0, 64.0)
@@ -17,19 +18,17 @@ DEFAULT_C = 16.0
 
 _WORD = re.compile(r"\w")
 
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-
 
 def tfidf_logistic_regression(
     task: Classification,
-) -> Callable[[Sequence[Example], Sequence[Example]], tuple[Rule, Mapping[str, Any]]]:
+) -> Learn:
     """Words 1-2 and characters 3-5 (within words), sublinear TF-IDF, multinomial logistic regression.
 
     C is the one with the best validation accuracy, ties to the smaller. The model that answers is the one fitted on
     the training rows alone, as the tuned model is.
     """
 
-    def learn(train: Sequence[Example], validation: Sequence[Example]) -> tuple[Rule, Mapping[str, Any]]:
+    def learn(train: Sequence[Example], validation: Sequence[Example]) -> Learned:
         labels = [task.target(example) for example in train]
         if len(set(labels)) == 1:
             return (lambda examples: [labels[0]] * len(examples)), {"labels": 1}

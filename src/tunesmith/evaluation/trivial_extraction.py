@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data.types import Example
+from tunesmith.evaluation.trivial_rules import Learn, Learned, Rule
 from tunesmith.tasks.extraction import Extraction, first_json, normalise
 from tunesmith.tasks.metrics import quick_score
 
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-Learned = tuple[Rule, Mapping[str, Any]]
-Learn = Callable[[Sequence[Example], Sequence[Example]], Learned]
 Words = tuple[str, ...]
 
 PRECISIONS = (0.0, 0.25, 0.5, 0.75)
@@ -96,9 +95,8 @@ def list_dictionary(task: Extraction) -> Learn:
         precision = _training_precision(task, train, entities)
 
         def rule_for(threshold: float) -> Rule:
-            kept = {entity for entity in entities if precision.get(entity, 1.0) >= threshold}
-            longest = max(map(len, kept), default=0)
-            return lambda examples: [_as_json(_matches(example.question, kept, longest)) for example in examples]
+            kept = _Dictionary.of(entity for entity in entities if precision.get(entity, 1.0) >= threshold)
+            return lambda examples: [_as_json(kept.matches(example.question)) for example in examples]
 
         if not validation:
             return rule_for(0.0), {"entities": len(entities), "min_precision": 0.0, "min_precision_chosen_on": None}
@@ -119,30 +117,47 @@ def list_dictionary(task: Extraction) -> Learn:
 
 def _training_precision(task: Extraction, train: Sequence[Example], entities: Collection[Words]) -> dict[Words, float]:
     """Of each entity's longest matches in training questions, the share that the answers hold."""
-    longest = max(map(len, entities), default=0)
+    known = _Dictionary.of(entities)
     matched: Counter[Words] = Counter()
     right: Counter[Words] = Counter()
     for example in train:
-        found = Counter(_words(text) for text in _matches(example.question, entities, longest))
+        found = Counter(_words(text) for text in known.matches(example.question))
         wanted = Counter(_words(str(entity)) for entity in task.target(example))
         matched += found
         right += found & wanted
     return {entity: right[entity] / count for entity, count in matched.items()}
 
 
-def _matches(text: str, entities: Collection[Words], longest: int) -> Iterator[str]:
-    """Longest entities in `text` from left to right, without overlap, in the text's own letters."""
-    tokens = list(_TOKEN.finditer(text))
-    folded = [token.group().casefold() for token in tokens]
-    position = 0
-    while position < len(tokens):
-        for size in range(min(longest, len(tokens) - position), 0, -1):
-            if tuple(folded[position : position + size]) in entities:
-                yield text[tokens[position].start() : tokens[position + size - 1].end()]
-                position += size
-                break
-        else:
-            position += 1
+@dataclass(frozen=True, slots=True)
+class _Dictionary:
+    """Entities as their words. `sizes`: by first word the numbers of words there are, the largest first, so that no
+    others are tried: where one entity has hundreds of words, trying all would take the square of that at every word.
+    """
+
+    entities: Collection[Words]
+    sizes: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def of(cls, entities: Iterable[Words]) -> _Dictionary:
+        known, sizes = frozenset(entities), defaultdict[str, set[int]](set)
+        for entity in known:
+            sizes[entity[0]].add(len(entity))
+        return cls(known, {first: sorted(found, reverse=True) for first, found in sizes.items()})
+
+    def matches(self, text: str) -> Iterator[str]:
+        """Longest entities in `text` from left to right, without overlap, in the text's own letters."""
+        tokens = list(_TOKEN.finditer(text))
+        folded = [token.group().casefold() for token in tokens]
+        position = 0
+        while position < len(tokens):
+            for size in self.sizes.get(folded[position], ()):
+                end = position + size
+                if end <= len(tokens) and tuple(folded[position:end]) in self.entities:
+                    yield text[tokens[position].start() : tokens[end - 1].end()]
+                    position = end
+                    break
+            else:
+                position += 1
 
 
 def object_majority(task: Extraction) -> Learn:
@@ -168,12 +183,12 @@ def object_dictionary(task: Extraction) -> Learn:
             words = _words(str(value))
             if words and normalise(value):
                 known[key].setdefault(words, value)
-        longest = {key: max(map(len, values)) for key, values in known.items()}
+        dictionaries = {key: _Dictionary.of(values) for key, values in known.items()}
 
         def look_up(example: Example) -> str:
             answer = dict(usual)
             for key, values in known.items():
-                found = [_words(text) for text in _matches(example.question, values, longest[key])]
+                found = [_words(text) for text in dictionaries[key].matches(example.question)]
                 if found:
                     answer[key] = values[max(found, key=len)]
             return json.dumps(answer, ensure_ascii=False)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from tunesmith.data.types import Example
 from tunesmith.evaluation.trivial_classification import text_features
+from tunesmith.evaluation.trivial_rules import Learn, Learned, Rule
 from tunesmith.tasks.metrics import quick_score
 from tunesmith.tasks.multi_label import MultiLabel
 from tunesmith.tasks.ordinal import Ordinal
 from tunesmith.tasks.token_classification import TokenClassification
-
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-Learned = tuple[Rule, Mapping[str, Any]]
-Learn = Callable[[Sequence[Example], Sequence[Example]], Learned]
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Probabilities from which a label is answered, tried on validation rows."""

@@ -8,7 +8,7 @@ what most rows have.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from tunesmith.data.types import Example
 from tunesmith.evaluation.trivial_classification import text_features
 from tunesmith.evaluation.trivial_labels import written
+from tunesmith.evaluation.trivial_rules import Learn, Learned
 from tunesmith.tasks.classification import Classification
 from tunesmith.tasks.metrics import quick_score
 from tunesmith.tasks.multi_label import MultiLabel
@@ -23,8 +24,6 @@ from tunesmith.tasks.ordinal import Ordinal
 from tunesmith.tasks.regression import Regression
 from tunesmith.tasks.types import FloatArray
 
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-Learned = tuple[Rule, Mapping[str, Any]]
 Combine = Callable[[Sequence[Any], FloatArray], str]
 """(answers of the neighbours, the nearest first; their weights, above 0) -> the answer."""
 
@@ -38,7 +37,7 @@ _PAIRS = 4_000_000
 
 def nearest_answers(
     task: Classification | MultiLabel | Regression,
-) -> Callable[[Sequence[Example], Sequence[Example]], Learned]:
+) -> Learn:
     """The label of most weight, the label in the middle where labels have an order, each label of half of the weight,
     or the mean number.
     """

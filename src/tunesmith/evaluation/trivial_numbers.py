@@ -6,17 +6,13 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
 
 from tunesmith.data.types import Example
 from tunesmith.evaluation.trivial_classification import text_features
+from tunesmith.evaluation.trivial_rules import Learn, Learned, Rule
 from tunesmith.tasks.maths import NUMBER, Maths, as_number
 from tunesmith.tasks.metrics import quick_score
 from tunesmith.tasks.regression import Regression
-
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-Learned = tuple[Rule, Mapping[str, Any]]
-Learn = Callable[[Sequence[Example], Sequence[Example]], Learned]
 
 Numbers = Sequence[Fraction]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tunesmith.data.types import Example
+from tunesmith.evaluation.trivial_rules import Learn, Learned, Rule
 from tunesmith.tasks.metrics import quick_score
 from tunesmith.tasks.summarisation import Summarisation
 from tunesmith.tasks.words import words
-
-Rule = Callable[[Sequence[Example]], Sequence[str]]
-Learned = tuple[Rule, Mapping[str, Any]]
 
 LEADS = (1, 2, 3, 4, 5)
 """Numbers of sentences tried on validation rows."""
@@ -27,7 +24,7 @@ def sentences(text: str) -> list[str]:
     return [part.strip() for part in _SENTENCE_END.split(text) if part.strip()]
 
 
-def lead_sentences(task: Summarisation) -> Callable[[Sequence[Example], Sequence[Example]], Learned]:
+def lead_sentences(task: Summarisation) -> Learn:
     """The first k sentences of the input; k has the best ROUGE-L on validation rows, ties to the smaller."""
 
     def rule_for(k: int) -> Rule:

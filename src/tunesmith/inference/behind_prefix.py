@@ -48,7 +48,8 @@ def attention_behind(
 
     `attention_mask` [B, 1, L, S] is added to the scores of the row's own keys; every query must see one of them.
     """
-    if prefix is None or attention_mask is None or any(others.get(name) is not None for name in _REFUSED):
+    refused = any(others.get(name) is not None for name in _REFUSED) or value.shape[-1] != query.shape[-1]
+    if prefix is None or attention_mask is None or refused:
         raise EngineError("this model's attention cannot share a beginning", where=type(module).__name__)
     rows, heads, length, size = query.shape
     scale = scaling if scaling is not None else size**-0.5
@@ -78,14 +79,6 @@ def attending_behind(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
-
-
-def may_attend_behind(model: Any, device: torch.device) -> bool:
-    """Whether it is worth a try with this model."""
-    from transformers import DynamicCache
-
-    plain = getattr(model.config, "_attn_implementation", None) == "sdpa"
-    return plain and device.type == "cpu" and not any(DynamicCache(config=model.config).is_sliding)
 
 
 def own_mask(seen: Tensor, length: int, dtype: torch.dtype) -> Tensor:

@@ -108,7 +108,7 @@ def _spaced(closing: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text)
 
 
 def _tokens(tokenizer: Any, vocabulary: int, stop_ids: list[int]) -> Any:

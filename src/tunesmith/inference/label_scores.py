@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.inference.abilities import keeps_keys_and_values
 from tunesmith.inference.behind_prefix import Prefix
 
 _BYTES = 256 * 2**20
-"""Memory that the logits, or the mask, of one pass may take."""
+"""Memory that the logits, the mask, or the copies of a prompt of one pass may take."""
 _ALIKE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """Largest difference of log-probabilities (relative from 1 on) at which both ways count as the same in half precision.
 A token that sees what it should not changes them by far more."""
@@ -80,6 +81,16 @@ def answer_tree(answers: Sequence[Ids]) -> AnswerTree:
     return AnswerTree(tuple(tokens), tuple(parents), tuple(depths), tuple(edges), tuple(paths))
 
 
+def answer_trees(answers: Sequence[Ids], vocabulary: int) -> list[AnswerTree]:
+    """The answers in order, in as many trees as it takes for a pass over each to keep within the memory allowed."""
+    tree = answer_tree(answers)
+    nodes = len(tree.tokens) + 1
+    if len(answers) == 1 or 4 * nodes * max(nodes, vocabulary) <= _BYTES:
+        return [tree]
+    middle = len(answers) // 2
+    return answer_trees(answers[:middle], vocabulary) + answer_trees(answers[middle:], vocabulary)
+
+
 def rows_at_once(tree: AnswerTree, width: int, shared: int, vocabulary: int) -> int:
     """How many prompts of up to `width` own tokens fit one pass."""
     nodes = len(tree.tokens) + 1
@@ -132,43 +143,54 @@ def score_tree(
     return torch.stack([steps[:, list(path)].sum(-1) for path in tree.paths], dim=1)
 
 
-def score_rows(model: Any, cache: Any, prompt: Ids, answers: Sequence[Ids], vocabulary: int) -> Tensor:
+def score_rows(model: Any, prompt: Ids, answers: Sequence[Ids], vocabulary: int) -> Tensor:
     """Log-probabilities [answers], fp32, of answers after one prompt: a row for each, behind the prompt's own pass.
 
-    `cache` is an empty one. Padding stands behind the answers, where nothing sees it.
+    Padding stands behind the answers, where nothing sees it. A model that keeps more than keys and values reads the
+    prompt anew in every row, as what it keeps cannot be continued by several tokens.
     """
-    device = next(model.parameters()).device
-    out = model(
-        input_ids=torch.tensor([prompt], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
-    first = out.logits[0, -1].float().log_softmax(-1)
-    at_once = max(1, _BYTES // (4 * max(map(len, answers)) * vocabulary))
+    width = max(map(len, answers))
+    ids = torch.zeros(len(answers), width, dtype=torch.long)
+    for row, answer in enumerate(answers):
+        ids[row, : len(answer)] = torch.tensor(answer)
+    ids = ids.to(next(model.parameters()).device)
+    steps = (_behind_one_pass if keeps_keys_and_values(model) else _whole_rows)(model, prompt, ids, vocabulary)
+    return torch.stack([steps[row, : len(answer)].sum() for row, answer in enumerate(answers)])
+
+
+def _behind_one_pass(model: Any, prompt: Ids, ids: Tensor, vocabulary: int) -> Tensor:
+    """Log-probabilities [answers, W] of each token of ids [answers, W]; the prompt's keys and values are copied."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    start = torch.tensor([prompt], device=ids.device)
+    out = model(input_ids=start, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    first: Tensor = out.logits[0, -1].float().log_softmax(-1)[ids[:, :1]]
+    if ids.shape[1] == 1:
+        return first
+    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in out.past_key_values.layers)
+    more = []
+    for part in torch.split(ids, max(1, _BYTES // max(4 * ids.shape[1] * vocabulary, kept))):
+        cache = copy.deepcopy(out.past_key_values)
+        cache.batch_repeat_interleave(len(part))
+        logits = model(input_ids=part[:, :-1], past_key_values=cache, use_cache=True).logits
+        more.append(logits.float().log_softmax(-1).gather(-1, part[:, 1:, None]).squeeze(-1))
+    return torch.cat([first, torch.cat(more)], dim=1)
+
+
+def _whole_rows(model: Any, prompt: Ids, ids: Tensor, vocabulary: int) -> Tensor:
+    """As `_behind_one_pass`, without anything kept."""
+    width = ids.shape[1]
+    before = torch.tensor([prompt], device=ids.device)
     found = []
-    for start in range(0, len(answers), at_once):
-        part = answers[start : start + at_once]
-        width = max(map(len, part))
-        ids = torch.zeros(len(part), width, dtype=torch.long)
-        for row, answer in enumerate(part):
-            ids[row, : len(answer)] = torch.tensor(answer)
-        ids = ids.to(device)
-        scores = first[ids[:, :1]]
-        if width > 1:
-            repeated = copy.deepcopy(out.past_key_values)
-            repeated.batch_repeat_interleave(len(part))
-            steps = (
-                model(input_ids=ids[:, :-1], past_key_values=repeated, use_cache=True).logits.float().log_softmax(-1)
-            )
-            scores = torch.cat([scores, steps.gather(-1, ids[:, 1:, None]).squeeze(-1)], dim=1)
-        found += [scores[row, : len(answer)].sum() for row, answer in enumerate(part)]
-    return torch.stack(found)
+    for part in torch.split(ids, max(1, _BYTES // (4 * (len(prompt) + width) * vocabulary))):
+        rows = torch.cat([before.expand(len(part), -1), part], dim=1)
+        logits = model(input_ids=rows, use_cache=False, logits_to_keep=width + 1).logits[:, -width - 1 : -1]
+        found.append(logits.float().log_softmax(-1).gather(-1, part[..., None]).squeeze(-1))
+    return torch.cat(found)
 
 
 def alike(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     """Whether two ways came to the same log-probabilities, up to the rounding of a model of this type."""
     allowed = _ALIKE.get(dtype, _ALIKE_FULL) * torch.maximum(one.abs(), other.abs()).clamp_min(1.0)
     return bool(((one - other).abs() <= allowed).all())
-
-
-def takes_a_mask(model: Any) -> bool:
-    """Whether the model's attention can be given a mask of our own."""
-    return getattr(model.config, "_attn_implementation", None) in ("sdpa", "eager")

@@ -48,20 +48,6 @@ class PrefixCache:
         return self._kept
 
 
-def may_share(model: Any, longest: int) -> bool:
-    """Whether rows of up to `longest` tokens may share a beginning.
-
-    Padding stands between the beginning and a row's own part. A sliding window counts it, so with windows shorter
-    than a row the beginning would be out of reach too early.
-    """
-    from transformers import DynamicCache
-
-    if not any(DynamicCache(config=model.config).is_sliding):
-        return True
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window is not None and longest <= window
-
-
 def common_beginning(prompts: Sequence[list[int]]) -> list[int]:
     """The longest beginning shared by all prompts, at least one token short of each; empty if short or single."""
     if len(prompts) < 2:

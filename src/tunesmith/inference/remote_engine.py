@@ -172,18 +172,23 @@ class RemoteEngine:
             notes["not_taken_by_the_endpoint"] = list(told)
         return notes
 
-    def _begin(self, key: str, *, alone: bool) -> Kept:
-        """Go on with what is known of this list; what earlier processes spent is counted once."""
-        if key != self._list_key:
-            self._list_key, self._outcomes, self._retried = key, {}, Counter()
-        if alone and self._charged:
-            return Kept()
-        kept = read_kept(self.journal, key)
+    def count_spent(self) -> None:
+        """Count in the budget, once, what earlier processes spent; asking does so first.
+
+        To be called where several engines share a budget, and one of them may have nothing left to ask.
+        """
         if not self._charged:
             self._charged = True
-            self.budget.correct((0, 0), kept.tokens)
+            self.budget.correct((0, 0), read_kept(self.journal, "").tokens)
+
+    def _begin(self, key: str, *, alone: bool) -> Kept:
+        """Go on with what is known of this list."""
+        self.count_spent()
+        if key != self._list_key:
+            self._list_key, self._outcomes, self._retried = key, {}, Counter()
         if alone:
             return Kept()
+        kept = read_kept(self.journal, key)
         self._outcomes.update(kept.outcomes)
         if self.journal is not None:
             self._retried = Counter(kept.retried)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tunesmith.data.types import Message
 from tunesmith.errors import EngineError
-from tunesmith.inference.behind_prefix import Prefix, attending_behind, may_attend_behind, own_mask
+from tunesmith.inference.abilities import may_attend_behind, may_share, takes_a_mask
+from tunesmith.inference.behind_prefix import Prefix, attending_behind, own_mask
 from tunesmith.inference.choosing import draw, greedy, streams
 from tunesmith.inference.grammar import Grammars, HeldRows
 from tunesmith.inference.label_scores import (
@@ -26,17 +27,19 @@ from tunesmith.inference.label_scores import (
     Ids,
     alike,
     answer_tree,
+    answer_trees,
     rows_at_once,
     score_rows,
     score_tree,
-    takes_a_mask,
 )
-from tunesmith.inference.prefixes import PrefixCache, common_beginning, may_share, window_beginning
+from tunesmith.inference.prefixes import PrefixCache, common_beginning, window_beginning
 from tunesmith.inference.types import Generation, Sampling
 from tunesmith.tasks.types import AnswerForm
 from tunesmith.text.render import Renderer
 
 _WINDOW_BATCHES = 4
+_TRIED_ANSWERS = 32
+"""Of how many answers it is computed both ways whether a tree of them serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ class TorchEngine:
         ids = [self.renderer.prompt_ids(prompt) for prompt in prompts] if skip < len(prompts) else []
         whole, kept = common_beginning(ids), PrefixCache(self.model)
         render = _AnswerIds(self.renderer)
+        if ids:  # before anything is asked; answers that are others after other prompts are looked at again
+            self._refuse_too_long([max(ids, key=len)], [render(prompts[0], answers[0])])
         by_tree: bool | None = None
         for start in range(0, len(ids), window):
             if start + window <= skip:
@@ -180,7 +185,7 @@ class TorchEngine:
                 held.take(*zip(*((r, t) for r, t, on in zip(alive, tokens, goes_on, strict=True) if on), strict=True))
             if not all(goes_on):
                 left = torch.nonzero(going).squeeze(1)
-                cache.batch_select_indices(left)
+                cache.reorder_cache(left)  # a selection too, and the one that every kind of layer has
                 alive = [alive[i] for i in left.tolist()]
                 chosen, seen, places = chosen[left], seen[left], places[left]
             ids = chosen[:, None]
@@ -232,22 +237,23 @@ class TorchEngine:
         self, prompts: list[Ids], said: list[tuple[Ids, ...]], whole: Ids, kept: PrefixCache, by_tree: bool
     ) -> list[tuple[float, ...]]:
         """Log-probabilities of the answers to each prompt of a window."""
-        found: list[tuple[float, ...]] = [()] * len(prompts)
+        found: list[list[float]] = [[] for _ in prompts]
+        more = max(len(one) for a in said for one in a)
         with self._evaluating():
-            if not by_tree:
+            if not by_tree or not may_share(self.model, max(map(len, prompts)) + more):
                 return [tuple(self._by_rows(p, a).tolist()) for p, a in zip(prompts, said, strict=True)]
-            shared = self._shared(prompts, max(len(one) for a in said for one in a), whole)
+            shared = self._shared(prompts, more, whole)
             with self._behind(kept, shared, prompts) as prefix:
                 for same in _grouped(said):
-                    tree = answer_tree(said[same[0]])
                     longest = max(len(prompts[i]) for i in same) - len(shared)
-                    at_once = rows_at_once(tree, longest, len(shared), self._vocabulary)
-                    for some in _batches([prompts[i] for i in same], min(self.batch_size, at_once)):
-                        rows = [same[i] for i in some]
-                        rest = [prompts[i][len(shared) :] for i in rows]
-                        for i, scores in zip(rows, self._by_tree(kept, shared, rest, tree, prefix), strict=True):
-                            found[i] = tuple(scores)
-        return found
+                    for tree in answer_trees(said[same[0]], self._vocabulary):
+                        at_once = rows_at_once(tree, longest, len(shared), self._vocabulary)
+                        for some in _batches([prompts[i] for i in same], min(self.batch_size, at_once)):
+                            rows = [same[i] for i in some]
+                            rest = [prompts[i][len(shared) :] for i in rows]
+                            for i, scores in zip(rows, self._by_tree(kept, shared, rest, tree, prefix), strict=True):
+                                found[i] += scores
+        return [tuple(scores) for scores in found]
 
     def _by_tree(
         self, kept: PrefixCache, shared: Ids, rest: list[Ids], tree: AnswerTree, prefix: Prefix | None = None
@@ -257,8 +263,7 @@ class TorchEngine:
         return scores
 
     def _by_rows(self, prompt: Ids, said: Sequence[Ids]) -> Tensor:
-        cache = PrefixCache(self.model).repeated([], 1, self._device)
-        return score_rows(self.model, cache, prompt, said, self._vocabulary)
+        return score_rows(self.model, prompt, said, self._vocabulary)
 
     @torch.inference_mode()
     def _tree_serves(self, prompt: Ids, said: tuple[Ids, ...]) -> bool:
@@ -266,10 +271,9 @@ class TorchEngine:
 
         A few tokens of it tell most: behind a long prompt, what a careless mask lets in hardly counts.
         """
-        longest = len(prompt) + max(map(len, said))
-        if not takes_a_mask(self.model) or not may_share(self.model, longest):
+        prompt, said = prompt[-4:], said[:_TRIED_ANSWERS]
+        if not takes_a_mask(self.model) or not may_share(self.model, len(prompt) + max(map(len, said))):
             return False
-        prompt = prompt[-4:]
         with self._evaluating():
             scores = self._by_tree(PrefixCache(self.model), [], [prompt], answer_tree(said))
             return alike(torch.tensor(scores[0]), self._by_rows(prompt, said).cpu(), self._dtype)
@@ -340,12 +344,13 @@ class _AnswerIds:
 
 
 def _choose(logits: Tensor, alive: list[int], step: int, held: HeldRows | None, ways: Ways) -> tuple[Tensor, Tensor]:
-    """The next token of each row that goes on, and whether there was a legal one, both [rows]."""
-    legal = torch.ones(len(alive), dtype=torch.bool, device=logits.device)
+    """The next token of each row that goes on, and whether there was a legal one, both [rows].
+
+    There is none where a form allows no token, and where a model has come apart and its logits are no numbers.
+    """
     if held is not None:
-        allowed = held.allowed(alive).to(logits.device)
-        legal = allowed.any(-1)
-        logits = logits.masked_fill(~allowed, float("-inf"))
+        logits = logits.masked_fill(~held.allowed(alive).to(logits.device), float("-inf"))
+    legal = logits.amax(-1).isfinite()
     if ways.uniform is None:
         return greedy(logits), legal
     return draw(logits, ways.uniform[alive, step], ways.temperature), legal

@@ -16,8 +16,10 @@ What was compiled is kept in a file for the next run, by versions, device and sh
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import platform
 import shutil
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +34,6 @@ from torch import nn
 from tunesmith.errors import ResourceError
 from tunesmith.models.forward import LanguageModel
 from tunesmith.models.trunk import decoder_layers
-from tunesmith.models.writing import system_errors
 from tunesmith.ops import packed_attention
 
 Forward = Callable[..., Any]
@@ -51,12 +52,19 @@ def why_not(device: torch.device) -> str | None:
     """Why nothing can be compiled for this device, or None."""
     if device.type == "cpu" and shutil.which("c++") is None and shutil.which("g++") is None:
         return "compiling for a CPU needs a C++ compiler (c++ or g++), and none was found"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "compiling for a GPU needs the package triton, and it is not installed"
     return None
 
 
 @contextmanager
 def compiled_layers(
-    model: LanguageModel, folder: Path | None = None, *, recomputed: Collection[int] = (), backend: str = "inductor"
+    model: LanguageModel,
+    folder: Path | None = None,
+    *,
+    recomputed: Collection[int] = (),
+    backend: str = "inductor",
+    tell: Callable[[str], object] = warnings.warn,
 ) -> Iterator[CompiledLayers]:
     """Within this, the layers of `model` that training goes through are compiled at their first use.
 
@@ -65,7 +73,7 @@ def compiled_layers(
     Parameters
     ----------
     folder: where compiled code is kept; None keeps none. recomputed: numbers of layers that are computed again.
-    backend: of `torch.compile`.
+    backend: of `torch.compile`. tell: hears why what was compiled could not be kept; training is not lost by it.
 
     Raises
     ------
@@ -86,7 +94,10 @@ def compiled_layers(
         for layer in layers:
             del layer.forward
         if file is not None and not reused:
-            _save(file)
+            try:
+                _save(file)
+            except OSError as error:
+                tell(f"what was compiled is not kept for the next run: {error}")
 
 
 def artifact_key(model: LanguageModel) -> str:
@@ -124,7 +135,7 @@ def _load(file: Path) -> int:
     """Give the compiler what an earlier run compiled; returns its bytes, 0 where there is nothing."""
     try:
         artifacts = file.read_bytes()
-    except FileNotFoundError:
+    except OSError:  # not there, or not readable: it is compiled again
         return 0
     return len(artifacts) if torch.compiler.load_cache_artifacts(artifacts) is not None else 0
 
@@ -134,8 +145,7 @@ def _save(file: Path) -> None:
     made = torch.compiler.save_cache_artifacts()
     if made is None:
         return
-    with system_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_bytes(made[0])
-        part.replace(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_bytes(made[0])
+    part.replace(file)

@@ -18,7 +18,8 @@ from tunesmith.models.licence_terms import Licence, Permission, licence_by_id, l
 
 Use = Literal["commercial", "research"]
 CARDS = ("README.md", "MODEL_CARD.md")
-_STEMS = ("license", "licence", "copying")
+_NAMES = ("license", "licence", "copying", "terms_of_use", "terms-of-use", "use_policy", "use-policy")
+"""What names of files with terms hold: the weights' own may be in MODEL_LICENSE, beside the code's in LICENSE."""
 _STRICTEST: dict[Permission, int] = {"forbidden": 0, "unknown": 1, "conditions": 2, "allowed": 3}
 _WORDS: dict[Permission, str] = {
     "allowed": "allowed",
@@ -88,11 +89,13 @@ def check_licence(folder: Path | None, use: Use | None, *, name: str = "") -> Li
     if decisive.licence is None:
         known = f"{decisive.said!r} is not among the licences known here: read it before you rely on it."
         return LicenceCheck(decisive.said, use, permission, known, _places(found), gated, hub)
-    conditions = decisive.licence.conditions
-    others = {one.licence.name for one in found if one.licence is not None} - {decisive.licence.name}
+    others = {one.licence.name: one.licence for one in found if one.licence is not None}
+    conditions = [others.pop(decisive.licence.name).conditions]
     if others:
-        conditions = f"{conditions} Another licence is named too ({', '.join(sorted(others))}); the strictest counts."
-    return LicenceCheck(decisive.licence.name, use, permission, conditions.strip(), _places(found), gated, hub)
+        conditions += [one.conditions for one in others.values() if _permission(one, use) == permission]
+        conditions.append(f"Another licence is named too ({', '.join(sorted(others))}); the strictest counts.")
+    told = " ".join(dict.fromkeys(filter(None, conditions)))
+    return LicenceCheck(decisive.licence.name, use, permission, told, _places(found), gated, hub)
 
 
 def readings(folder: Path) -> Iterator[Reading]:
@@ -101,7 +104,7 @@ def readings(folder: Path) -> Iterator[Reading]:
         if (folder / name).is_file():
             yield from _in_card(folder / name)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name.lower().startswith(_STEMS):
+        if path.is_file() and any(name in path.name.lower() for name in _NAMES):
             text = _text(path)
             licence = licence_by_text(text)
             first = next((line.strip() for line in text.splitlines() if line.strip()), "an empty file")
@@ -112,23 +115,26 @@ def readings(folder: Path) -> Iterator[Reading]:
         yield Reading("config.json (license)", said, licence_by_id(said))
 
 
-def front_matter(text: str) -> Mapping[str, Any]:
-    """The YAML between the two `---` a card begins with; nothing where there is none, or it cannot be read."""
-    lines = text.lstrip("\N{ZERO WIDTH NO-BREAK SPACE}").splitlines()
+def front_matter(text: str) -> Mapping[str, Any] | None:
+    """The YAML between the two `---` a card begins with: empty where there is none, None where it cannot be read."""
+    lines = text.lstrip("\N{ZERO WIDTH NO-BREAK SPACE} \r\n\t").splitlines()
     if not lines or lines[0].strip() != "---":
         return {}
     end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), None)
     if end is None:
-        return {}
+        return None
     try:
         found = yaml.safe_load("\n".join(lines[1:end]))
-    except (yaml.YAMLError, ValueError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, Mapping) else {} if found is None else None
 
 
 def _in_card(path: Path) -> Iterator[Reading]:
     card = front_matter(_text(path))
+    if card is None:  # it may have named a licence: what other files say is not all
+        yield Reading(path.name, "a card whose front matter cannot be read", None)
+        return
     said = card.get("license")
     names = [str(one) for one in said] if isinstance(said, list) else [str(said)] if said is not None else []
     for name in names:
@@ -137,9 +143,20 @@ def _in_card(path: Path) -> Iterator[Reading]:
             yield Reading(f"{path.name} (license_name)", other, licence_by_id(other))
         else:
             yield Reading(f"{path.name} (license)", name, licence_by_id(name))
-    if not names and (made_of := card.get("base_model")):
+    if made_of := card.get("base_model"):
         origin = ", ".join(map(str, made_of)) if isinstance(made_of, list) else str(made_of)
-        yield Reading(f"{path.name} (base_model)", f"that of {origin}", None)
+        yield Reading(f"{path.name} (base_model)", f"that of {origin}", _made_of(origin) if names else None)
+
+
+def _made_of(origin: str) -> Licence:
+    """What its own licence leaves open for a model made of another one: a free one frees nothing it was made of."""
+    return Licence(
+        f"that of {origin}",
+        (),
+        "conditions",
+        "conditions",
+        f"It was made of {origin}, whose licence holds too: read it.",
+    )
 
 
 def _permission(licence: Licence | None, use: Use | None) -> Permission:

@@ -3,11 +3,16 @@
 A licence decides three things here: whether a tuned copy may be used for money, whether it may be used for research,
 and what has to be done for it. Licences are known by the identifiers that model cards carry, and by words that stand
 in their texts.
+
+A yes that is wrong is the worst that can happen here. So a text counts as one of a licence that allows everything only
+if it begins as that licence does, is not longer, and says nothing of limits; words of a licence that forbids count
+wherever they stand.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +25,8 @@ class Licence:
     """One licence, or a family of them with the same answer.
 
     ids: as model cards write them, in lower case. text: a regular expression for its text, in lower case with single
-    spaces. conditions: what is asked of whoever uses or passes on a tuned copy, in a sentence.
+    spaces. conditions: what is asked of whoever uses or passes on a tuned copy, in a sentence. longest: characters of
+    its whole text at most, with room for names and notices; more means that somebody added something.
     """
 
     name: str
@@ -29,6 +35,7 @@ class Licence:
     research: Permission
     conditions: str
     text: str | None = None
+    longest: int = 0
 
 
 _NOTICE = "Keep the licence's text and notices with every copy you pass on."
@@ -36,13 +43,13 @@ _NAME_THE_AUTHORS = "Name the authors and the licence, and say that the model wa
 _POLICY = "Keep the list of forbidden uses, and pass it on with every copy."
 
 LICENCES = (
-    # Those without money come first: their texts contain the words of the freer ones.
     Licence(
         "CC BY-NC (also SA, ND)",
         ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-3.0", "cc-by-nc-sa-3.0", "cc-by-nc-2.0",
-         "cc-by-nc-sa-2.0", "cc-by-nc-nd-3.0"),
+         "cc-by-nc-sa-2.0", "cc-by-nc-nd-3.0", "cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd", "cc-by-nc-2.5",
+         "cc-by-nc-sa-2.5", "cc-by-nc-nd-2.0", "cc-by-nc-nd-2.5"),
         "forbidden", "conditions", f"Not for commercial purposes. {_NAME_THE_AUTHORS}",
-        r"attribution[- ]?noncommercial",
+        r"attribution[- ]?non-?commercial|cc[- ]by[- ]nc",
     ),
     Licence(
         "CC BY-ND", ("cc-by-nd-4.0",), "conditions", "conditions",
@@ -55,20 +62,20 @@ LICENCES = (
     ),
     Licence(
         "CC BY", ("cc-by-4.0", "cc-by-3.0", "cc-by-2.0", "cc-by-2.5"), "allowed", "allowed", _NAME_THE_AUTHORS,
-        r"creative commons attribution (4\.0|3\.0)",
+        r"(creative commons )?attribution (4\.0|3\.0)", longest=22_000,
     ),
     Licence(
         "CC0 or public domain", ("cc0-1.0", "unlicense", "pddl", "wtfpl"), "allowed", "allowed", "",
-        r"cc0 1\.0 universal|free and unencumbered software",
+        r"cc0 1\.0 universal|free and unencumbered software", longest=9_000,
     ),
     Licence(
-        "Qwen research licence", ("qwen-research",), "forbidden", "conditions",
+        "Qwen research licence", ("qwen-research", "tongyi-qianwen-research"), "forbidden", "conditions",
         "Not for commercial purposes; a commercial licence has to be asked for.",
-        r"qwen research license",
+        r"(tongyi qianwen|qwen) research license",
     ),
     Licence(
-        "Qwen or Tongyi Qianwen licence", ("qwen", "tongyi-qianwen", "tongyi-qianwen-research"), "conditions",
-        "conditions", "Above 100 million users a month a licence has to be asked for.",
+        "Qwen or Tongyi Qianwen licence", ("qwen", "tongyi-qianwen"), "conditions", "conditions",
+        "Above 100 million users a month a licence has to be asked for.",
         r"(tongyi qianwen|qwen) license agreement",
     ),
     Licence(
@@ -77,7 +84,7 @@ LICENCES = (
         r"mistral ai (research|non-production) licen[cs]e",
     ),
     Licence(
-        "Apple research licence", ("apple-amlr", "apple-ascl"), "forbidden", "conditions", "For research only.",
+        "Apple research licence", ("apple-amlr",), "forbidden", "conditions", "For research only.",
         r"apple machine learning research model",
     ),
     Licence(
@@ -134,14 +141,19 @@ LICENCES = (
         "Mozilla Public License", ("mpl-2.0",), "conditions", "conditions",
         "Changed files that are passed on must come under the same licence.", r"mozilla public license,? version 2\.0",
     ),
-    Licence("Apache 2.0", ("apache-2.0",), "allowed", "allowed", _NOTICE, r"apache license,? version 2\.0"),
+    Licence(
+        "Apache 2.0", ("apache-2.0",), "allowed", "allowed", _NOTICE,
+        r"apache license,? version 2\.0,? january 2004|licensed under the apache license, version 2\.0 \(the .license",
+        longest=12_500,
+    ),
     Licence(
         "BSD", ("bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear"), "allowed", "allowed", _NOTICE,
-        r"redistribution and use in source and binary forms",
+        r"redistribution and use in source and binary forms", longest=2_600,
     ),
     Licence(
         "MIT", ("mit", "isc", "mit-0"), "allowed", "allowed", _NOTICE,
-        r"permission is hereby granted, free of charge|permission to use, copy, modify, and/or distribute",
+        r"permission is hereby granted, free of charge, to any person|"
+        r"permission to use, copy, modify, and/or distribute this software for any purpose", longest=2_000,
     ),
 )  # fmt: skip
 
@@ -154,10 +166,39 @@ def licence_by_id(name: str) -> Licence | None:
 
 
 def licence_by_text(text: str) -> Licence | None:
-    """The licence whose text this is, or begins; None where no known words stand in it."""
-    words = " ".join(text.lower().split())[:_LOOKED_AT]
-    return next((one for one in LICENCES if one.text is not None and re.search(one.text, words)), None)
+    """The licence whose text this is, or begins; None where no known words stand in it, or others stand beside them.
+
+    The strictest kind is looked for first; of several under conditions the one that is named first counts.
+    """
+    words = " ".join(text.lower().split())
+    forbidding = next((one for one, pattern in _texts("forbidden") if re.search(pattern, words)), None)
+    if forbidding is not None:
+        return forbidding
+    named = [(match.start(), one) for one, pattern in _texts("conditions")
+             if (match := re.search(pattern, words[:_LOOKED_AT]))]  # fmt: skip
+    if named:
+        return min(named, key=lambda found: found[0])[1]
+    if _LIMITS.search(words):
+        return None
+    free = (one for one, pattern in _texts("allowed") if re.search(pattern, words[:_BEGINNING]))
+    return next((one for one in free if len(words) <= one.longest), None)
+
+
+def _texts(answer: Permission) -> Iterator[tuple[Licence, str]]:
+    """The licences with this answer to commercial use that are known by their text, with its pattern."""
+    return ((one, one.text) for one in LICENCES if one.commercial == answer and one.text is not None)
 
 
 _LOOKED_AT = 6_000
 """Characters of a text that are looked at: a title stands at its beginning, other licences are named further down."""
+_BEGINNING = 600
+"""Characters in which a licence that allows everything has begun: a title and the names of its owners come before."""
+_LIMITS = re.compile(
+    r"(?<!commercial or )(?<!commercial and )\bnon-? ?commercial|\bcommons clause|\bmodified (mit|apache|bsd)"
+    r"|\b(research|academic|educational|evaluation|personal|internal)( use| purposes?)? only"
+    r"|\bonly for (research|academic)"
+    r"|\b(additional|further|following) (terms|restrictions|limitations) (and conditions )?apply|\bmonthly active users"
+    r"|\bresearch (and|or) (academic|educational)|\bfor research\b|\bnot for (commercial|production)"
+    r"|\bcommercial (use|licen[cs]e|products)|\bweights\b|\bthe models?\b|\bacceptable use|\bgood, not evil"
+)
+"""Words that no text of a licence that allows everything holds, but those of people who limit one."""

@@ -19,7 +19,8 @@ from tunesmith.errors import EngineError
 
 _AFTER_LAYERS = frozenset({"norm", "ln_f", "final_norm", "final_layer_norm", "final_layernorm"})
 """What `transformers` calls the one module of a trunk that comes after its layers."""
-_CHANCES = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout")
+_CHANCES = ("drop", "jitter")
+"""What the names of attributes contain that say how much of a module's input is dropped or shaken in training."""
 
 
 class TrunkStates(Protocol):
@@ -76,7 +77,7 @@ def draws_chance(module: nn.Module, below: int | None = None) -> bool:
 def _drops(module: nn.Module) -> bool:
     if isinstance(module, nn.Dropout):
         return module.p > 0
-    chances = (getattr(module, name, 0.0) for name in _CHANCES)
+    chances = (value for name, value in vars(module).items() if any(part in name for part in _CHANCES))
     return any(isinstance(p, float) and p > 0 for p in chances)
 
 

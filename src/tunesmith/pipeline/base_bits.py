@@ -9,8 +9,9 @@ A tokenizer that cuts a text into fewer tokens has fewer, larger surprises; over
 - *answers*: the answer to learn behind its question, both as they are rendered for training.
 - *answers, with examples*: the same behind some rows with their answers, which show the form and leave the task.
 
-Marks that end a turn are no text of the user's and are left out: a base that was never tuned cannot know them, and
-learns them in a few steps.
+Marks around an answer are no text of the user's and are left out: a base that was never tuned cannot know them, and
+learns them in a few steps. Inside it every token counts, or bytes would come for nothing. A row with a token that
+stands for whatever the tokenizer does not know is left out: it would be foreseen without being known.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _RESAMPLES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class TextBits:
-    """Bits and bytes of each row that fits the context: [n] each. `left_out` rows were too long or had no text.
+    """Bits and bytes of each row that fits the context: [n] each. `left_out` rows were too long, had no text, or have
+    characters that the tokenizer does not know.
 
     shots: examples that stood before each row.
     """
@@ -56,7 +58,7 @@ class TextBits:
 
 def input_bits(model: LanguageModel, renderer: Renderer, rows: Sequence[Example], context: int) -> TextBits:
     """Bits of each row's questions as bare text."""
-    start = _start_of_text(renderer.tokenizer)
+    start, unknown = _start_of_text(renderer.tokenizer), _unknown(renderer.tokenizer)
     texts, samples, first = [], [], 0.0
     vocabulary = int(model.model.get_input_embeddings().weight.shape[0])
     for row in rows:
@@ -65,7 +67,7 @@ def input_bits(model: LanguageModel, renderer: Renderer, rows: Sequence[Example]
         if start is not None:
             ids = [start, *ids]
         weights = np.ones(len(ids), np.float32)
-        weights[:1] = 0
+        weights[: len(ids) if unknown in ids else 1] = 0
         texts.append(text)
         samples.append(Sample(np.asarray(ids, np.int64), weights, row.id))
     if start is None:
@@ -127,10 +129,23 @@ def _answer_samples(renderer: Renderer, task: Task, rows: Sequence[Example], sho
         for row in rows
     ]
     marks = np.array(sorted(renderer.stop_ids | renderer.special_ids))
+    unknown = _unknown(renderer.tokenizer)
     return [
-        Sample(made.ids, np.where(np.isin(made.ids, marks), 0, made.weights).astype(np.float32), made.example_id)
+        replace(made, weights=_text_weights(made, marks, unknown))
         for made in renderer.samples(turns, "last", [row.id for row in rows])
     ]
+
+
+def _text_weights(sample: Sample, marks: npt.NDArray[np.int64], unknown: int | None) -> npt.NDArray[np.float32]:
+    """Weights of what is learnt between the marks before and after it; none where a token of it is the unknown one."""
+    weights = np.zeros(len(sample.ids), np.float32)
+    learnt = np.flatnonzero(sample.weights)
+    text = np.flatnonzero(~np.isin(sample.ids[learnt], marks))
+    if len(text):
+        between = learnt[text[0] : text[-1] + 1]
+        if unknown is None or not (sample.ids[between] == unknown).any():
+            weights[between] = sample.weights[between]
+    return weights
 
 
 def _bits_of(
@@ -194,6 +209,13 @@ def _start_of_text(tokenizer: object) -> int | None:
         if isinstance(found, int):
             return found
     return None
+
+
+def _unknown(tokenizer: object) -> int | None:
+    """The token for whatever the tokenizer does not know. Some name one that ends or fills, and need none."""
+    found = getattr(tokenizer, "unk_token_id", None)
+    others = {getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return found if isinstance(found, int) and found not in others else None
 
 
 def _ratio(sums: FloatArray) -> FloatArray:

@@ -78,6 +78,11 @@ def rank(entries: Sequence[BaseEntry], *, confidence: float = 0.95, seed: int = 
             rule_of("shown"), 0, (), left_out, "None of these bases can be recommended; the reasons stand beside them."
         )
     shared = _common([found.row_bits for _, found in rest])
+    if not shared:
+        rule = rule_of(rest[0][1].ranked_by)
+        return Ranking(
+            rule, 0, (), left_out, "These bases cannot be ranked: there is no row that all of them can hold."
+        )
     sums = {entry.base: _statistics(found.row_bits, shared) for entry, found in rest}
     values = {base: float(_ratio(one.sum(axis=0))) for base, one in sums.items()}
     order = sorted(values, key=lambda base: (values[base], base))
@@ -114,6 +119,12 @@ def why_not_ranked(entry: BaseEntry) -> str:
             f"{found.rows_too_long:,} of {found.rows:,} rows do not fit its context of {found.context:,} tokens, and "
             "would not be learnt"
         )
+    if len(found.row_bits) < LEAST_SHARE * found.rows:
+        missing = found.rows - len(found.row_bits)
+        return (
+            f"{missing:,} of {found.rows:,} rows could not be measured: too long, empty, or with characters that its "
+            "tokenizer does not know"
+        )
     return ""
 
 
@@ -138,20 +149,20 @@ def _conclusion(ranked: Sequence[Ranked], measured: Mapping[str, Measured]) -> s
 
 
 def _common(rows: Sequence[Sequence[RowBits]]) -> tuple[str, ...]:
-    """Ids of the rows that all have, in the order of the first; those of the first where they share none."""
+    """Ids of the rows that all have, in the order of the first."""
     shared = set.intersection(*({row.id for row in one} for one in rows))
-    return tuple(row.id for row in rows[0] if row.id in shared) or tuple(row.id for row in rows[0])
+    return tuple(row.id for row in rows[0] if row.id in shared)
 
 
 def _statistics(rows: Sequence[RowBits], ids: Sequence[str]) -> FloatArray:
     """(bits, bytes) of the rows with these ids [n, 2]."""
     by_id = {row.id: row for row in rows}
-    return np.array([(by_id[i].bits, by_id[i].bytes) for i in ids if i in by_id], float).reshape(-1, 2)
+    return np.array([(by_id[i].bits, by_id[i].bytes) for i in ids], float)
 
 
 def _difference(a: FloatArray, b: FloatArray, confidence: float, seed: int) -> tuple[float | None, float | None]:
     """Interval of the bits per byte of a minus b on the same rows; none for fewer than two rows."""
-    if len(a) != len(b) or len(a) < 2:
+    if len(a) < 2:
         return None, None
     both = np.concatenate([a, b], axis=1)
     draws = bootstrap([both], _minus, resamples=_RESAMPLES, seed=seed)[0]

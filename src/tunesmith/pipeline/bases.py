@@ -43,7 +43,7 @@ REPORT, PAGE = "bases.json", "bases.html"
 ROWS = 100
 """Rows measured where nothing else is asked for."""
 _KEPT = "bases"
-_VERSION = 4
+_VERSION = 5
 """Of what is measured; a change makes what was kept before worthless."""
 
 

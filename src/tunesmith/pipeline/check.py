@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from tunesmith.data.looking import load_and_look
 from tunesmith.data.quality import detectable_difference, rows_to_detect
 from tunesmith.data.reading import read_rows
 from tunesmith.data.types import Finding
-from tunesmith.errors import DataError, RecipeError, TunesmithError
+from tunesmith.errors import DataError, EngineError, RecipeError, TunesmithError, VerificationError
+from tunesmith.evaluation.document_files import read_documents
 from tunesmith.models.servable import Servability, servable
-from tunesmith.pipeline.decision import Decision, decide_costs
+from tunesmith.pipeline.decision import Decision, decide_costs, decide_without_base
 from tunesmith.pipeline.estimating import TrainingEstimate, estimate_training
 from tunesmith.pipeline.numbers import DataNumbers
 from tunesmith.pipeline.prepare import (
@@ -33,19 +34,23 @@ from tunesmith.pipeline.prepare import (
     trainable_samples,
 )
 from tunesmith.pipeline.preview import numbers_of
+from tunesmith.pipeline.remotes import remote_problems
 from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Data, Recipe
+from tunesmith.tasks import fit_task
 from tunesmith.text.preview import preview
 from tunesmith.text.types import Sample
 
 _LOOKED_AT = 5_000
 """Training rows tokenised to know lengths, where there are more."""
+_SETTING = "remote_setting"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """What `check` found. `preview` holds examples as (text, loss weight) pairs, `lengths` tokens per training row,
-    `leaks` the test rows that were seen before, one by one, `decision` the four costs of tuning.
+    `leaks` the test rows that were seen before, one by one, `decision` the four costs of tuning. `problem`: why the
+    base could not be loaded, where the data has no errors of its own; then no row was tokenised and nothing timed.
     """
 
     findings: tuple[Finding, ...]
@@ -57,11 +62,17 @@ class CheckReport:
     splits: dict[str, Any] = field(default_factory=dict)
     leaks: tuple[LeakedRow, ...] = ()
     decision: Decision | None = None
+    problem: TunesmithError | None = None
 
     @property
     def exit_code(self) -> int:
-        """3 where the data has errors, else 0."""
-        return DataError.exit_code if any(f.severity == "error" for f in self.findings) else 0
+        """That of `problem`, else 3 where the data has errors, 2 where only settings have, else 0."""
+        if self.problem is not None:
+            return self.problem.exit_code
+        codes = {f.code for f in self.findings if f.severity == "error"}
+        if not codes:
+            return 0
+        return RecipeError.exit_code if codes <= {_SETTING} else DataError.exit_code
 
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON object; lists of lines are complete."""
@@ -81,28 +92,25 @@ class CheckReport:
 def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: bool = False) -> CheckReport:
     """Read and check the data, load the base, show what will be learnt, and measure what a run will take.
 
-    Row-level problems never raise; they are all in the report. `quick` leaves out what compares rows by likeness and
-    what doubts labels.
+    Problems of rows, of documents and of endpoints' settings never raise, nor does a base that cannot be loaded; they
+    are all in the report. `quick` leaves out what compares rows by likeness and what doubts labels.
     """
+    beside = (*_remote_findings(recipe), *_document_findings(recipe))
     try:
         rows = read_data(recipe, depth="quick" if quick else "full", listener=listener)
     except DataFindingsError as error:
-        return CheckReport(_with_an_error(error.findings))
+        return CheckReport((*_with_an_error(error.findings), *beside))
     try:
         prepared = prepare(recipe, rows, at_most=_LOOKED_AT)
     except TunesmithError as error:
-        if not any(f.severity == "error" for f in rows.findings):
-            raise
-        # The data has errors of its own: they are listed too, instead of one problem at a time.
-        unusable = Finding("cannot_go_on", "error", f"{error.where}: {error.what}", error.fix or "see the message", 1)
-        return CheckReport((*rows.findings, unusable), splits=_splits(rows, recipe), leaks=rows.leaks)
+        return _unprepared(recipe, rows, beside, error)
     samples = trainable_samples(prepared)
     shown = [s for s in prepared.train if s.supervised][:3]
     estimate = estimate_training(prepared, samples) if samples else None
     numbers = _numbers(prepared, estimate) if estimate is not None else None
     too_long = sum(f.count for f in prepared.findings if f.code == "row_too_long")
     return CheckReport(
-        findings=prepared.findings,
+        findings=(*prepared.findings, *beside),
         choices=prepared.choices,
         preview=tuple(p.tokens for p in preview(prepared.renderer, shown)),
         lengths=prepared.lengths.lengths,
@@ -112,6 +120,62 @@ def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: boo
         leaks=rows.leaks,
         decision=decide_costs(prepared, estimate, numbers, too_long),
     )
+
+
+def _unprepared(recipe: Recipe, rows: Rows, beside: Sequence[Finding], error: TunesmithError) -> CheckReport:
+    """What is known although preparing raised `error`: of a base that cannot be loaded, all costs but the machines'.
+
+    Raises `error` again where it is of a setting and the data is fine.
+    """
+    data_has_errors = any(f.severity == "error" for f in rows.findings)
+    of_base = _is_of_base(error)
+    if not data_has_errors and not of_base:
+        raise error
+    findings = [*rows.findings, *beside, _unusable(error)]
+    labels = 0
+    try:
+        every = [*rows.splits.train, *rows.splits.validation, *rows.splits.test]
+        labels = len(getattr(fit_task(recipe.task, rows.task_type, every), "labels", ()))
+    except TunesmithError as wrong:  # it would have been the next thing to be told
+        if wrong.what != error.what:
+            findings.append(_unusable(wrong))
+    return CheckReport(
+        tuple(findings),
+        splits=_splits(rows, recipe),
+        leaks=rows.leaks,
+        decision=decide_without_base(recipe, rows, labels, error) if of_base else None,
+        problem=None if data_has_errors else error,
+    )
+
+
+def _is_of_base(error: TunesmithError) -> bool:
+    return isinstance(error, EngineError | VerificationError) or (error.where or "").startswith("base.")
+
+
+def _unusable(error: TunesmithError) -> Finding:
+    where = f"{error.where}: " if error.where else ""
+    fix = error.fix or (f"expected {error.expected}" if error.expected else "see the message")
+    return Finding("cannot_go_on", "error", f"{where}{error.what}", fix, 1)
+
+
+def _remote_findings(recipe: Recipe) -> Iterator[Finding]:
+    """What would keep an endpoint from being asked, before a run begins."""
+    for problem in remote_problems(recipe):
+        expected = f"; expected {problem.expected}" if problem.expected else ""
+        yield Finding(
+            _SETTING, "error", f"{problem.what}{expected}", problem.fix or "mend this setting", 1, field=problem.key
+        )
+
+
+def _document_findings(recipe: Recipe) -> Iterator[Finding]:
+    """Why the documents to search could not be read."""
+    if recipe.data.documents is None:
+        return
+    try:
+        read_documents(recipe.data.documents, recipe.data.encoding)
+    except DataError as error:
+        fix = error.fix or "see the message"
+        yield Finding("documents", "error", error.what, fix, 1, field="data.documents", source=error.where)
 
 
 def _with_an_error(findings: Sequence[Finding]) -> tuple[Finding, ...]:

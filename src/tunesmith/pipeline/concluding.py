@@ -96,6 +96,7 @@ def evidence_of(
         forgetting=compared.forgetting,
         seeds=compared.seeds,
         weights=weights,
+        clusters=clusters_of(prepared),
     )
 
 

@@ -18,6 +18,13 @@ STOPPED = "stopped_before_training"
 """In the manifest: whether the run ended because an alternative was good enough."""
 _ASKED = "recipe.asked.yaml"
 """The recipe as it was given, `auto` and all: what a repeated command is compared with."""
+_HOLDS: Mapping[Through, tuple[Through, ...]] = {
+    "train": ("train", "evaluate", "verdict"),
+    "baselines": ("baselines", "evaluate", "verdict"),
+    "evaluate": ("evaluate", "verdict"),
+    "verdict": ("verdict",),
+}
+"""By what is wanted, the commands after which it is there."""
 
 
 def identity(recipe: Recipe) -> Recipe:
@@ -72,7 +79,7 @@ def goal_reached(folder: RunFolder, recipe: Recipe, through: Through) -> bool:
     """
     manifest = folder.manifest()
     reached = manifest.get("reached", {})
-    if not (reached.get("verdict") or reached.get(through)):
+    if not any(reached.get(stage) for stage in _HOLDS[through]):
         return False
     if manifest.get(STOPPED) and (through in ("train", "evaluate") or recipe.goal.when_reached == "train"):
         return False

@@ -10,10 +10,10 @@ from tunesmith.data.types import Example
 from tunesmith.evaluation.comparison import Comparison, compare, metric_values
 from tunesmith.evaluation.rating import Preference
 from tunesmith.evaluation.types import Evaluation
-from tunesmith.pipeline.alternatives import token_prices
 from tunesmith.pipeline.clusters import clusters_of
 from tunesmith.pipeline.evidence import Evidence
 from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.remotes import token_prices
 from tunesmith.pipeline.seeds import Seeds
 from tunesmith.pipeline.training import TUNED
 from tunesmith.recipe.evidence import Verdict as VerdictSettings
@@ -150,6 +150,7 @@ def decide_on(evidence: Evidence, preferences: Sequence[Preference] = ()) -> Ver
             skill_loss=verdict.skill_loss,
         ),
         slices=evidence.slices,
+        clusters=evidence.clusters,
         forgetting=evidence.forgetting,
         preferences=preferences,
         people=verdict.people,

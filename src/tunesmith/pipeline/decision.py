@@ -10,15 +10,17 @@ else `fine`. Whether it was worth it is for the verdict, after a run.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.data.quality import detectable_difference, rows_to_detect
+from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.models.base_files import BaseFiles, cached_folder, look_at_files
 from tunesmith.models.licence import LicenceCheck, check_licence
-from tunesmith.models.load import LoadedBase
+from tunesmith.models.load import LoadedBase, base_folder
 from tunesmith.pipeline.estimating import TrainingEstimate
 from tunesmith.pipeline.numbers import THIS_MACHINE, DataNumbers
-from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.prepare import Prepared, Rows
 from tunesmith.pipeline.rows_wanted import RowsWanted, rows_wanted
 from tunesmith.recipe.schema import Recipe
 from tunesmith.training.resources import shown_bytes
@@ -31,19 +33,25 @@ _MANY_HOURS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class BaseCost:
-    """Whether this base can and may be tuned. longest_row: in tokens; rows_too_long: training rows left out."""
+    """Whether this base can and may be tuned. longest_row: in tokens; rows_too_long: training rows left out.
+
+    problem: why it could not be loaded, and problem_fix what to do, if known; then `architecture`, `parameters` and
+    `context` are what its files say, None where they do not, and nothing is known of rows in its tokens.
+    """
 
     state: State
     name: str
     revision: str | None
     licence: LicenceCheck
     files: BaseFiles
-    architecture: str
-    parameters: int
+    architecture: str | None
+    parameters: int | None
     bytes: int
-    context: int
+    context: int | None
     longest_row: int
     rows_too_long: int
+    problem: str = ""
+    problem_fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +148,26 @@ def decide_costs(
     prepared: Prepared, estimate: TrainingEstimate | None, numbers: DataNumbers | None, too_long: int
 ) -> Decision:
     """The four costs of a prepared training. too_long: training rows that do not fit and are left out."""
-    recipe = prepared.recipe
-    data = _data(prepared)
+    labels = len(getattr(prepared.task, "labels", ()))
+    return _decision(prepared.recipe, prepared.rows, labels, _base(prepared, too_long), estimate, numbers)
+
+
+def decide_without_base(recipe: Recipe, rows: Rows, labels: int, problem: TunesmithError) -> Decision:
+    """The costs that are known although the base could not be loaded. labels: of the task; 0 where it has none."""
+    return _decision(recipe, rows, labels, _unloaded(recipe, problem), None, None)
+
+
+def _decision(
+    recipe: Recipe,
+    rows: Rows,
+    labels: int,
+    base: BaseCost,
+    estimate: TrainingEstimate | None,
+    numbers: DataNumbers | None,
+) -> Decision:
+    data = _data(recipe, rows, labels)
     effort = _effort(recipe, data)
     compute = _compute(recipe, estimate, numbers)
-    base = _base(prepared, too_long)
     return Decision(base, effort, compute, data, _summary(base, effort, compute, data))
 
 
@@ -177,15 +200,38 @@ def _base(prepared: Prepared, too_long: int) -> BaseCost:
     )
 
 
+def _unloaded(recipe: Recipe, problem: TunesmithError) -> BaseCost:
+    """What the files of a base that could not be loaded say."""
+    name, revision = recipe.base.model, recipe.base.revision
+    try:
+        folder = base_folder(name) or cached_folder(name, revision)
+    except RecipeError:  # the name means no base: that is the problem, or hides behind it
+        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+    files = look_at_files(folder, name=name)
+    return BaseCost(
+        state="stop",
+        name=name,
+        revision=revision,
+        licence=check_licence(folder, recipe.goal.use, name=name),
+        files=files,
+        architecture=files.architecture,
+        parameters=files.parameters,
+        bytes=files.bytes,
+        context=files.context,
+        longest_row=0,
+        rows_too_long=0,
+        problem=problem.what,
+        problem_fix=problem.fix or (f"expected {problem.expected}" if problem.expected else ""),
+    )
+
+
 def _held_bytes(base: LoadedBase) -> int:
     """Bytes of the weights in memory, where the files are not known."""
     return sum(p.numel() * p.element_size() for p in base.model.parameters())
 
 
-def _data(prepared: Prepared) -> DataCost:
-    recipe, rows = prepared.recipe, prepared.rows
-    labels = tuple(getattr(prepared.task, "labels", ()))
-    wanted = rows_wanted(recipe, rows, len(labels))
+def _data(recipe: Recipe, rows: Rows, labels: int) -> DataCost:
+    wanted = rows_wanted(recipe, rows, labels)
     have, tested = len(rows.splits.train), len(rows.splits.test)
     least = recipe.verdict.min_gain
     needed = rows_to_detect(least, confidence=recipe.evaluate.confidence, power=recipe.verdict.power) if least else None
@@ -241,7 +287,9 @@ def _compute(recipe: Recipe, estimate: TrainingEstimate | None, numbers: DataNum
         for cost in (numbers.costs if numbers is not None else ())
         if cost.place != THIS_MACHINE and cost.kind == "estimated" and cost.money is not None
     ]
-    cheapest = min(others, default=None)
+    # Prices in two currencies do not compare: those of the recipe's count, where it names any.
+    own = [cost for cost in others if cost[2] == prices.currency]
+    cheapest = min(own or others, default=None)
     seconds = estimate.time.seconds if estimate is not None else None
     return ComputeCost(
         state="fine" if estimate is not None else "look",
@@ -262,6 +310,9 @@ def _compute(recipe: Recipe, estimate: TrainingEstimate | None, numbers: DataNum
 
 
 def _summary(base: BaseCost, effort: EffortCost, compute: ComputeCost, data: DataCost) -> str:
+    if base.problem:
+        fix = f" ({base.problem_fix})" if base.problem_fix else ""
+        return f"This base cannot be tuned as it is: {base.problem}{fix}. Compare others with `tunesmith bases`."
     if base.state == "stop":
         return (
             f"Do not tune this base: its licence ({base.licence.name}) forbids {base.licence.use} use. Compare others "
@@ -290,24 +341,38 @@ def _base_words(base: BaseCost) -> Section:
     lines = [
         ("base", f"{base.name}{f' at {base.revision}' if base.revision else ''}",
          "comes with Tunesmith" if base.name.startswith("embedded:") else base.files.where),
+        *([("cannot be loaded", base.problem, base.problem_fix)] if base.problem else []),
         ("licence", f"{licence.name}: {licence.words}{asked}", f"read in {read}"),
         *([("its conditions", licence.conditions, "a table of known licences, no legal advice")]
           if licence.conditions else []),
         ("gated", licence.gated, "nobody was asked; its page on the hub shows it" if licence.hub else "its name"),
         ("format", _format(base), "the files"),
-        ("size", f"{base.parameters:,} parameters, {shown_bytes(base.bytes)}", "the loaded base, its files"),
+        ("size", _size(base), "its files" if base.problem else "the loaded base, its files"),
         ("context", _context(base), "the base's configuration, the rows"),
     ]  # fmt: skip
     return Section("base", "Can and may this base be tuned?", base.state, tuple(lines))
 
 
 def _format(base: BaseCost) -> str:
-    files = f"{base.files.weights} in {base.files.shards} file(s)" if base.files.known else "loaded by transformers"
-    found = [*base.files.obstacles]
-    return f"{base.architecture}, {files}{'; ' + '; '.join(found) if found else ''}"
+    if not base.files.known:
+        files = "no files on this machine" if base.problem else "loaded by transformers"
+    elif base.files.weights == "none":
+        files = "no weights"
+    else:
+        files = f"{base.files.weights} in {base.files.shards} file{'' if base.files.shards == 1 else 's'}"
+    return "; ".join((f"{base.architecture or 'architecture not known'}, {files}", *base.files.obstacles))
+
+
+def _size(base: BaseCost) -> str:
+    parameters = "parameters not known" if base.parameters is None else f"{base.parameters:,} parameters"
+    return f"{parameters}, {shown_bytes(base.bytes)}" if base.bytes else parameters
 
 
 def _context(base: BaseCost) -> str:
+    if base.context is None:
+        return "not known"
+    if base.problem:
+        return f"{base.context:,} tokens; rows cannot be counted in its tokens"
     text = f"{base.context:,} tokens; the longest row looked at has {base.longest_row:,}"
     return f"{text}; {base.rows_too_long:,} rows are too long and are left out" if base.rows_too_long else text
 

@@ -47,7 +47,8 @@ class Evidence:
     """What the verdict of a run rests on.
 
     recipe: resolved. training: its facts; None where nothing was trained. caveats: those found on the way, others are
-    found in the numbers. slices: ids of test rows by the name of a slice. seeds: None for a single training.
+    found in the numbers. slices: ids of test rows by the name of a slice. seeds: None for a single training. clusters:
+    by test row, what it hangs together with; None where rows are independent.
     """
 
     recipe: Recipe
@@ -61,6 +62,7 @@ class Evidence:
     forgetting: Forgetting | None = None
     seeds: Seeds | None = None
     weights: Weights | None = None
+    clusters: Mapping[str, str] | None = None
 
     @property
     def by_name(self) -> dict[str, Evaluation]:
@@ -137,6 +139,7 @@ def write_evidence(folder: RunFolder, evidence: Evidence, preferences: Sequence[
             "costs": [asdict(cost) for cost in evidence.costs.values()],
             "caveats": list(evidence.caveats),
             "slices": {name: list(ids) for name, ids in evidence.slices.items()},
+            "clusters": dict(evidence.clusters) if evidence.clusters is not None else None,
             "background": asdict(evidence.background),
             "weights": asdict(evidence.weights) if evidence.weights else None,
         },
@@ -144,11 +147,14 @@ def write_evidence(folder: RunFolder, evidence: Evidence, preferences: Sequence[
 
 
 def heard_otherwise(folder: RunFolder, preferences: Sequence[Preference]) -> bool:
-    """Whether a run was decided, and with other preferences than these."""
+    """Whether a run was decided, and with other preferences than these. Raises as `read_evidence`."""
     path = folder.path / DECIDED_FROM
     if not path.is_file():
         return False
-    kept = json.loads(path.read_text(encoding="utf-8"))["preferences"]
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))["preferences"]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise _unreadable(folder, problem) from problem
     return bool(kept != json.loads(json.dumps([asdict(one) for one in preferences])))
 
 
@@ -185,13 +191,18 @@ def read_evidence(folder: RunFolder) -> Evidence | None:
             forgetting=compared.forgetting,
             seeds=compared.seeds,
             weights=Weights(**kept["weights"]) if kept["weights"] else None,
+            clusters=kept.get("clusters"),
         )
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise VerificationError(
-            f"what the verdict rests on cannot be read: {problem}",
-            where=str(folder.path),
-            fix="run the recipe again with --new",
-        ) from problem
+        raise _unreadable(folder, problem) from problem
+
+
+def _unreadable(folder: RunFolder, problem: Exception) -> VerificationError:
+    return VerificationError(
+        f"what the verdict rests on cannot be read: {problem}",
+        where=str(folder.path),
+        fix="run the recipe again with --new",
+    )
 
 
 def _read_evaluation(folder: RunFolder, name: str, comparison: Comparison, facts: Mapping[str, Any]) -> Evaluation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, VerificationError
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.pipeline.continuing import STOPPED
 from tunesmith.pipeline.evidence import read_comparison, read_training
@@ -41,9 +41,19 @@ def load_run(folder: RunFolder) -> Result:
 
 
 def read_verdict(folder: RunFolder) -> Verdict | None:
-    """The run's verdict; None where there is none."""
+    """The run's verdict; None where there is none. Raises `VerificationError` for a file that holds something else."""
     path = folder.path / VERDICT
-    return Verdict(**_tuples(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Verdict(**_tuples(json.loads(path.read_text(encoding="utf-8"))))
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise VerificationError(
+            f"this file does not hold a verdict: {problem}",
+            where=str(path),
+            expected="a verdict as this version of Tunesmith, or an earlier one, wrote it",
+            fix="run the recipe again with --new, or read it with the version that wrote it",
+        ) from problem
 
 
 def load_model(folder: RunFolder, recipe: Recipe, *, tuned: bool) -> Model:

@@ -108,9 +108,9 @@ def plan_engine(
     if recipe.train.cache_trunk == "auto":
         decide("train.cache_trunk", *_cache(recipe, base, rows))
     if recipe.train.cuda_graphs == "auto":
-        decide("train.cuda_graphs", *choose_graphs(recipe, base.model, rows))
+        decide("train.cuda_graphs", *choose_graphs(base.model.device))
     if recipe.train.compile == "auto":
-        decide("train.compile", *choose_compile(recipe, base.model, rows))
+        decide("train.compile", *choose_compile(base.model.device))
     refuse_absent(recipe, base.model.device)
     memory = None
     # Settings of the user's own may not fit either; those of this run's earlier part did.

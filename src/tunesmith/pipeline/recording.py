@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.models.load import LoadedBase
 from tunesmith.pipeline.continuing import identity
+from tunesmith.pipeline.evidence import COMPARISON
 from tunesmith.pipeline.loading import TASK
 from tunesmith.pipeline.named_files import named_files
 from tunesmith.pipeline.prepare import Prepared
@@ -47,7 +48,11 @@ def update_manifest(
     base: LoadedBase,
     more: Mapping[str, Any],
 ) -> None:
-    """Write down rows, base, seed, environment and command; `more` is said of the base."""
+    """Write down rows, base, seed, environment and command; `more` is said of the base.
+
+    Where rows, or files beside them, are no longer those that were written down, no stage counts as reached any more.
+    """
+    _forget_what_changed(folder, data)
     folder.update_manifest(
         recipe_sha256=recipe_hash(identity(asked)),
         data=dict(data),
@@ -63,3 +68,12 @@ def update_manifest(
         environment=environment(),
         command=sys.argv,
     )
+
+
+def _forget_what_changed(folder: RunFolder, data: Mapping[str, Any]) -> None:
+    manifest = folder.manifest()
+    known = manifest.get("data")
+    if known is None or all(known.get(key, {}) == data.get(key, {}) for key in ("files_sha256", "other_files_sha256")):
+        return
+    (folder.path / COMPARISON).unlink(missing_ok=True)
+    folder.update_manifest(reached=dict.fromkeys(manifest.get("reached", {}), False))

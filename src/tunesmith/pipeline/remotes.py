@@ -69,6 +69,7 @@ def remote_candidates(prepared: Prepared, folder: RunFolder) -> list[tuple[Remot
         for place, way in enumerate(wanted):
             called = f"{REMOTE}{name}" if place == 0 else f"{REMOTE}{name}_{way}"
             engine = _engine(name, remote, budget, folder.evaluation / _REPLIES / f"{called}.jsonl")
+            engine.count_spent()  # its answers may all be there, and their price still counts for the other ways
             candidate = prompted(called, prepared, engine, shots=shots, k=remote.few_shot_k, told=engine.notes)
             facts: dict[str, Any] = {"decoding": way} if list(ways(prepared)) != ["free"] else {}
             if not _has_prices(remote):

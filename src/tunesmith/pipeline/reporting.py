@@ -11,7 +11,7 @@ from tunesmith.evaluation.rating import Preference
 from tunesmith.pipeline.calibrating import load_calibrations
 from tunesmith.pipeline.evidence import Evidence
 from tunesmith.pipeline.learning_curve import CURVE
-from tunesmith.runs import RunFolder
+from tunesmith.runs import RunFolder, read_events
 from tunesmith.verdict.more_rows import MoreRows
 from tunesmith.verdict.report import write_report
 from tunesmith.verdict.report_data import ReportData
@@ -57,9 +57,24 @@ def write_run_report(
 
 
 def _history(folder: RunFolder) -> tuple[dict[str, Any], ...]:
-    """The steps and validations of the run's training."""
+    """The steps and validations of the run's training, each step with what the machine was doing meanwhile.
+
+    That is in the log only, which holds the steps of further trainings (other seeds, parts of the rows) too, and those
+    that an interruption lost: the newest of the same number within a stage `train` is the one that was kept.
+    """
     kept = json.loads((folder.path / "training.json").read_text(encoding="utf-8"))
-    return tuple(kept["history"])
+    logged: dict[int, dict[str, Any]] = {}
+    stage = None
+    for event in read_events(folder.events_file) if folder.events_file.is_file() else ():
+        match event["kind"]:
+            case "stage_started":
+                stage = event["stage"]
+            case "train_step" if stage == "train":
+                logged[event["step"]] = event
+    return tuple(
+        {**logged.get(entry["step"], {}), **entry} if entry["kind"] == "train_step" else entry
+        for entry in kept["history"]
+    )
 
 
 def _more_rows(folder: RunFolder) -> MoreRows | None:

@@ -14,23 +14,12 @@ from tunesmith.errors import DataError, RecipeError, TunesmithError
 from tunesmith.evaluation.rating import read_preferences
 from tunesmith.evaluation.types import Evaluation
 from tunesmith.pipeline.alternatives import run_baselines
+from tunesmith.pipeline.clusters import clusters_in
 from tunesmith.pipeline.concluding import compare_run, conclude, evidence_of, seeds_in, weights_of
-from tunesmith.pipeline.continuing import (
-    STOPPED,
-    Through,
-    earlier_recipe,
-    folder_for,
-    goal_reached,
-    remember,
-)
-from tunesmith.pipeline.deciding import (
-    stop_before_training,
-)
+from tunesmith.pipeline.continuing import STOPPED, Through, earlier_recipe, folder_for, goal_reached, remember
+from tunesmith.pipeline.deciding import stop_before_training
 from tunesmith.pipeline.evaluating import run_tuned
-from tunesmith.pipeline.evidence import (
-    DECIDED_FROM,
-    Compared,
-)
+from tunesmith.pipeline.evidence import DECIDED_FROM, Compared
 from tunesmith.pipeline.forgetting import General, forgetting_of, measure_general, sets_of, write_forgetting
 from tunesmith.pipeline.learning_curve import run_learning_curve
 from tunesmith.pipeline.loading import VERDICT, load_run
@@ -96,7 +85,8 @@ def run(
 
 
 def _run_first(recipe: Recipe, folder: RunFolder, through: Through, listener: Listener | None) -> Result:
-    """The stages, with a failure written into the run."""
+    """The stages, with a failure written into the run; one that goes on is unfinished, however it had ended."""
+    folder.set_status("unfinished")
     with folder.events([listener] if listener is not None else []) as events:
 
         def tell(event: dict[str, Any]) -> None:
@@ -281,6 +271,14 @@ def _require_test_rows(rows: Rows, recipe: Recipe) -> None:
     """Raise `DataError` where there is nothing, or too little, to measure on."""
     least = 2 if recipe.evaluate.seeds > 1 else 1
     found = len(rows.splits.test)
+    groups = clusters_in(rows.splits.test, recipe.data.split.group_by)
+    if found >= least and groups is not None and len(set(groups.values())) < least:
+        raise DataError(
+            f"all {found} test rows are of one {recipe.data.split.group_by}, which shows no spread",
+            where="data.split.group_by",
+            expected=f"test rows of at least {least} where evaluate.seeds is above 1",
+            fix="raise data.split.test, name a file in data.test, or set evaluate.seeds: 1",
+        )
     if found >= least:
         return
     raise DataError(

@@ -7,6 +7,7 @@ the best of them would flatter it, so none is picked.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
@@ -16,7 +17,7 @@ from tunesmith.evaluation.comparison import Clusters, Comparison, compare_seeds,
 from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.pipeline.evaluating import run_tuned
-from tunesmith.pipeline.prepare import Listener, Prepared, prepare
+from tunesmith.pipeline.prepare import Listener, Prepared, Rows, prepare
 from tunesmith.pipeline.training import TUNED, follow, run_training, training_job
 from tunesmith.recipe import dump_recipe
 from tunesmith.recipe.schema import Evaluate, Recipe
@@ -72,18 +73,23 @@ def further_trainings(recipe: Recipe) -> Iterator[Recipe]:
 
 def train_further(prepared: Prepared, folder: RunFolder, listener: Listener) -> list[Evaluation]:
     """Train and evaluate with every further seed; what was done before is read."""
-    found = []
-    for recipe in further_trainings(prepared.recipe):
-        seed = recipe.train.seed
-        listener({"kind": "note", "text": f"training again with seed {seed}"})
-        run = RunFolder.create_at(folder.path / FOLDER / str(seed))
-        with run.lock():
-            again = prepare(recipe, prepared.rows)
-            write_text(run.recipe_file, dump_recipe(again.recipe, {}, omit_auto=True))
-            _, again = run_training(again, recipe, run, listener)
-            found.append(run_tuned(again, run, listener)[0])
-            run.set_status("finished", verdict=f"seed {seed}")
-    return found
+    return [_train_one(recipe, prepared.rows, folder, listener) for recipe in further_trainings(prepared.recipe)]
+
+
+def _train_one(recipe: Recipe, rows: Rows, folder: RunFolder, listener: Listener) -> Evaluation:
+    """One more training. Its model goes with this call: two of them may not fit into memory."""
+    seed = recipe.train.seed
+    listener({"kind": "note", "text": f"training again with seed {seed}"})
+    run = RunFolder.create_at(folder.path / FOLDER / str(seed))
+    with run.lock():
+        prepared = prepare(recipe, rows)
+        write_text(run.recipe_file, dump_recipe(prepared.recipe, {}, omit_auto=True))
+        _, prepared = run_training(prepared, recipe, run, listener)
+        evaluation = run_tuned(prepared, run, listener)[0]
+        run.set_status("finished", verdict=f"seed {seed}")
+    del prepared
+    gc.collect()
+    return evaluation
 
 
 def follow_further(prepared: Prepared) -> None:

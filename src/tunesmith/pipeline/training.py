@@ -62,12 +62,7 @@ _READ_EVERY = 16
 _PROBES = 4
 """Prompts whose answers are compared between base, tuned and reloaded model."""
 
-_NOT_COMPILED = {
-    "kind": "warning",
-    "text": "no layer is compiled: those whose input has a gradient are computed again in the backward pass, or none",
-    "code": "compile",
-    "count": 1,
-}
+_NOT_COMPILED = "no layer is compiled: those whose input has a gradient are computed again in the backward pass"
 
 Score = Callable[[], Mapping[str, float]]
 Row = Sample | Group
@@ -275,9 +270,14 @@ def _train(
         compiled = 0
         if spec.compile == "on":
             kept = cache_folder() / "compiled"
-            compiled = stack.enter_context(compiled_layers(model, kept, recomputed=plan.recompute_layers)).layers
+
+            def said(text: str) -> None:
+                tell({"kind": "warning", "text": text, "code": "compile", "count": 1})
+
+            context = compiled_layers(model, kept, recomputed=plan.recompute_layers, tell=said)
+            compiled = stack.enter_context(context).layers
             if not compiled:
-                tell(_NOT_COMPILED)
+                said(_NOT_COMPILED)
         tell(
             {
                 "kind": "engine",

@@ -96,7 +96,7 @@ class Data(Section):
     """Where the rows come from and how they are read."""
 
     train: str = Field(
-        description="Rows: a file (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also gz, xz, zst), a `datasets` "
+        description="Rows: a file (JSONL, JSON, CSV, TSV, YAML, Parquet, Arrow, text; also gz, xz, zst), a `datasets` "
         "folder, hf://ORG/NAME#SPLIT, or sqlite:///FILE#QUERY or postgresql://…#QUERY."
     )
     validation: str | None = Field(None, description="Validation rows, as train; else they are split off.")

@@ -108,11 +108,14 @@ class Train(Section):
         "fp8 (frozen and trained linear layers in 8-bit floats, on GPUs that have them).",
     )
     cuda_graphs: Literal["auto", "on", "off"] = Field(
-        "auto", description="Replay micro-batches of fixed shapes as captured graphs on a GPU: no launch overhead."
+        "auto",
+        description="Replay micro-batches of fixed shapes as captured graphs on a GPU: no launch overhead. auto is "
+        "off: it has not been measured on a GPU yet.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Compile each kind of layer once (torch.compile) and keep what was compiled for the next run.",
+        description="Compile each kind of layer once (torch.compile) and keep what was compiled for the next run. auto "
+        "is off: on a CPU it loses, and it has not been measured on a GPU yet.",
     )
     recompute: Literal["auto", "on", "off"] | int = Field(
         "auto",

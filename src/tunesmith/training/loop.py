@@ -176,7 +176,6 @@ class _Training:
             self._log(self.untold[-1])
         if evaluating:
             self._evaluate()
-        due = due or (not self.started and time.monotonic() - self.saved_at > plan.checkpoint_seconds)
         if last or progress.stopped_early or evaluating or due:
             self._save()
 

@@ -48,11 +48,12 @@ def recompute_layers(model: Any, layers: Collection[int]) -> Iterator[None]:
                 where=type(layer).__name__,
                 fix="set train.recompute: off, and a smaller train.micro_batch_tokens",
             )
-    draws = draws_chance(model)  # reading the generator's state waits for a GPU, and cannot be captured
+    # Reading the generator's state cannot be captured on a GPU; on a CPU it costs nothing worth a question.
+    preserve = model.device.type != "cuda" or draws_chance(model)
     before = [(layer.gradient_checkpointing, getattr(layer, "_gradient_checkpointing_func", None)) for layer in chosen]
     for layer in chosen:
         layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=draws)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=preserve)
     try:
         yield
     finally:

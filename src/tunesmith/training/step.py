@@ -72,11 +72,6 @@ class Totals:
     computed: int = 0
     metrics: dict[str, float | Tensor] = field(default_factory=dict)
 
-    @property
-    def mean(self) -> float:
-        """Loss per weight, waiting for the device."""
-        return self.read().mean
-
     def read(self) -> Sums:
         """The sums as numbers, waiting for the device."""
         metrics = {name: float(value) for name, value in self.metrics.items()}

@@ -280,14 +280,14 @@ class Case:
         """Variance per row of the paired difference.
 
         A metric that is the mean of its rows' scores has it in the rows; for others (an F1 from counts of all rows)
-        and for rows that hang together it follows from the interval, whose variance falls with 1/n. One more row that
-        differs is always allowed for.
+        and for rows that hang together or several trainings it follows from the interval, whose variance falls with
+        1/n. One more row that differs is always allowed for.
         """
         rows = self.row_differences(pair)
         floor = 1 / (pair.n + 1)
         from_interval = pair.n * ((pair.high - pair.low) / (2 * z_value(self.confidence))) ** 2
         is_mean = len(rows) > 1 and abs(float(rows.mean()) - pair.difference) < 1e-6
-        if is_mean and pair.clusters is None:
+        if is_mean and pair.clusters is None and pair.b not in self.trainings:
             return max(float(rows.var(ddof=1)), floor)
         return max(from_interval, floor)
 

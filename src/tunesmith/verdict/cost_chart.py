@@ -83,7 +83,8 @@ def cost_chart(
     if requests <= 0 or not any(ends):
         return Markup("")
     marks = [mark for mark in marks if 0 < mark.requests <= requests]
-    logarithmic = max(ends[:2]) > _TIMES * min(ends[:2]) or any(mark.requests * _TIMES < requests for mark in marks)
+    apart = 0 < _TIMES * min(ends[:2]) < max(ends[:2])  # what is free has no place on such an axis
+    logarithmic = apart or any(mark.requests * _TIMES < requests for mark in marks)
     if logarithmic:
         first = min([requests / 1000, *(mark.requests / 10 for mark in marks)])
         x = _logarithmic(min(max(1.0, first), requests / 10), requests, requests)

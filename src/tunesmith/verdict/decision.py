@@ -79,6 +79,7 @@ def decide(
     volume: Volume | None = None,
     limits: Limits | None = None,
     slices: Slices | None = None,
+    clusters: Mapping[str, str] | None = None,
     forgetting: Forgetting | None = None,
     preferences: Sequence[Preference] = (),
     people: Literal["veto", "show"] = "veto",
@@ -101,6 +102,8 @@ def decide(
     margin, volume: by how much (a fraction) the cheaper of two may be worse, and the requests over which costs are
         added up. None: costs do not decide between tuned and an alternative.
     limits, slices, forgetting: what can veto tuned (see `vetoes`).
+    clusters: by row id, what a row hangs together with; None where rows are independent. `differences` and intervals
+        allow for it already, slices do by this.
     preferences, people: what people and judges preferred; with `show` it vetoes nothing (see `preferred`).
     weights: what is stored of the tuned model, for its benefits.
     trainings: see `Case`; where they leave more open than the rows do, `rows_needed` is None.
@@ -134,7 +137,7 @@ def decide(
     best = case.best_alternative()
     pairs = {name: case.pair(name) for name in case.alternatives}
     outcome = _outcome(case, pairs)
-    found = _vetoes(case, best, outcome, limits or Limits(), slices or {}, forgetting)
+    found = _vetoes(case, best, outcome, limits or Limits(), slices or {}, clusters, forgetting)
     if outcome.decision == "ship_tuned" and best is not None and people == "veto":
         found += tuple(preferred.objections(preferences, tuned, best))
     if found:
@@ -274,7 +277,13 @@ def _tie(recommended: str | None, tied: Sequence[str]) -> list[str]:
 
 
 def _vetoes(
-    case: Case, best: str | None, outcome: Outcome, limits: Limits, slices: Slices, forgetting: Forgetting | None
+    case: Case,
+    best: str | None,
+    outcome: Outcome,
+    limits: Limits,
+    slices: Slices,
+    clusters: Mapping[str, str] | None,
+    forgetting: Forgetting | None,
 ) -> tuple[str, ...]:
     """Only what would be shipped can be vetoed."""
     if outcome.decision != "ship_tuned":
@@ -287,4 +296,5 @@ def _vetoes(
         slices=slices,
         forgetting=forgetting,
         confidence=case.confidence,
+        clusters=clusters,
     )

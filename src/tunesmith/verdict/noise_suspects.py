@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import get_args
 
 from tunesmith.data.quality.noise import MIN_ACCURACY, MIN_LEAD
 from tunesmith.evaluation.calibration import Calibration, tempered
 from tunesmith.evaluation.types import Evaluation, ScoredAnswer
+from tunesmith.recipe.schema import Decoding
 from tunesmith.verdict.costs import is_tuned
 
 FEWEST_AGREEING = 2
@@ -61,7 +63,7 @@ def noise_suspects(
     chosen = knowing or next((e for e in asked if e.candidate == tuned), None)
     if chosen is None or fmean(row.scores[metric] >= _RIGHT for row in chosen.rows) < MIN_ACCURACY:
         return ()
-    others = [e for e in evaluations if not is_tuned(e.candidate, tuned)]
+    others = _alternatives(evaluations, tuned)
     said = {e.candidate: {row.id: row.parsed for row in e.rows} for e in others}
     if knowing is not None:
         temperature = next((c.temperature for c in calibration if c.candidate == knowing.candidate), None)
@@ -70,6 +72,13 @@ def noise_suspects(
         found = _by_agreement(chosen, metric, said)
     found.sort(key=lambda suspect: (-(suspect.lead or 0.0), -len(suspect.agreeing), suspect.id))
     return tuple(found[:limit])
+
+
+def _alternatives(evaluations: Sequence[Evaluation], tuned: str) -> list[Evaluation]:
+    """The candidates beside tuned, each once: another way of asking one, such as `few_shot_grammar`, is no witness."""
+    names = {e.candidate for e in evaluations}
+    ways = {f"{name}_{way}" for name in names for way in get_args(Decoding)}
+    return [e for e in evaluations if not is_tuned(e.candidate, tuned) and e.candidate not in ways]
 
 
 Said = Mapping[str, Mapping[str, object]]

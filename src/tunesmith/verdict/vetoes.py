@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tunesmith.errors import RecipeError
-from tunesmith.evaluation.statistics import holm, mcnemar_exact, swap_test
+from tunesmith.evaluation.statistics import cluster_sums, holm, mcnemar_exact, swap_test
 from tunesmith.evaluation.types import Evaluation
 from tunesmith.tasks.types import FloatArray
 from tunesmith.verdict import wording
@@ -41,21 +41,26 @@ def vetoes(
     slices: Slices,
     forgetting: Forgetting | None,
     confidence: float,
+    clusters: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """Reasons not to ship `tuned`, as sentences; none if nothing speaks against it."""
     found = _below_gates(tuned, limits.gates)
     if alternative is not None and limits.slice_loss is not None:
-        found += _regressions(tuned, alternative, metric, slices, limits.slice_loss, confidence)
+        worse = slice_differences(tuned, alternative, metric, slices, clusters)
+        found += _regressions(worse, alternative.candidate, limits.slice_loss, confidence)
     if forgetting is not None:
         found += _forgotten(forgetting, limits)
     return tuple(found)
 
 
-def slice_differences(tuned: Evaluation, other: Evaluation, metric: str, slices: Slices) -> list[SliceDifference]:
+def slice_differences(
+    tuned: Evaluation, other: Evaluation, metric: str, slices: Slices, clusters: Mapping[str, str] | None = None
+) -> list[SliceDifference]:
     """Tuned minus `other` on every slice of at least `FEWEST_SLICE_ROWS` rows, the worst first.
 
     The mean of the rows' scores is compared, by McNemar's exact test where they are right or wrong, else by swapping
-    answers. Every slice is a chance of a false alarm, so the p-values are adjusted for their number.
+    answers; those of whole clusters where rows hang together (`clusters`: by row id, as in `evaluation.comparison`).
+    Every slice is a chance of a false alarm, so the p-values are adjusted for their number.
     """
     a = {row.id: row.scores[metric] for row in tuned.rows}
     b = {row.id: row.scores[metric] for row in other.rows}
@@ -65,7 +70,7 @@ def slice_differences(tuned: Evaluation, other: Evaluation, metric: str, slices:
             continue
         scores = np.array([[a[i], b[i]] for i in ids])
         names.append((name, float((scores[:, 0] - scores[:, 1]).mean())))
-        plain.append(_p_value(scores))
+        plain.append(_p_value(scores, [clusters[i] for i in ids] if clusters is not None else None))
         sizes.append(len(ids))
     found = [
         SliceDifference(name, difference, p_value, n)
@@ -74,12 +79,13 @@ def slice_differences(tuned: Evaluation, other: Evaluation, metric: str, slices:
     return sorted(found, key=lambda one: (one.difference, one.name))
 
 
-def _p_value(scores: FloatArray) -> float:
+def _p_value(scores: FloatArray, clusters: Sequence[str] | None) -> float:
     """Two-sided, of scores [n, 2]."""
-    if np.isin(scores, (0, 1)).all():
+    if clusters is None and np.isin(scores, (0, 1)).all():
         right = scores > 0.5
         return mcnemar_exact(int((right[:, 0] & ~right[:, 1]).sum()), int((~right[:, 0] & right[:, 1]).sum()))
-    columns = [scores[:, :1], scores[:, 1:]]
+    units = scores if clusters is None else cluster_sums(scores, clusters)
+    columns = [units[:, :1], units[:, 1:]]
     return swap_test(columns, [(0, 1)], lambda sums: sums[..., 0] / len(scores), resamples=_SWAPS, seed=0)[0]
 
 
@@ -103,13 +109,13 @@ def _below_gates(tuned: Evaluation, gates: Mapping[str, float]) -> list[str]:
 
 
 def _regressions(
-    tuned: Evaluation, other: Evaluation, metric: str, slices: Slices, allowed: float, confidence: float
+    differences: Sequence[SliceDifference], alternative: str, allowed: float, confidence: float
 ) -> list[str]:
     found = []
-    for one in slice_differences(tuned, other, metric, slices):
+    for one in differences:
         if one.difference < -allowed and one.p_value <= 1 - confidence:
             found.append(
-                f"On {one.name} it is surely worse than {wording.candidate_name(other.candidate)}: "
+                f"On {one.name} it is surely worse than {wording.candidate_name(alternative)}: "
                 f"{wording.points(one.difference)} on {one.n} rows ({wording.p_value(one.p_value)}, adjusted for all "
                 "slices)."
             )

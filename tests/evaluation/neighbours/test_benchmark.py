@@ -30,14 +30,20 @@ def after(command: list[str], option: str) -> list[str]:
     return rest[: next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))]
 
 
+def settings(command: list[str]) -> Any:
+    """What lm-eval is told of the model."""
+    (text,) = after(command, "--model_args")
+    return json.loads(text)
+
+
 def test_the_call_for_an_endpoint_that_completes_texts(tmp_path: Path) -> None:
-    served = Served(URL + "/", "m", tokenizer="org/tok", concurrency=2, timeout=9)
+    served = Served(URL + "/", "a,b=7", tokenizer="org/tok", concurrency=2, timeout=9)
     command = command_for(served, Asked(["gsm8k", "mmlu"], limit=5, shots=0), tmp_path)
     assert command[:4] == [sys.executable, "-m", "lm_eval", "run"]
     assert after(command, "--model") == ["local-completions"] and after(command, "--tasks") == ["gsm8k", "mmlu"]
-    assert {*after(command, "--model_args")} == {
-        *("model=m", f"base_url={URL}/completions", "num_concurrent=2", "timeout=9", "tokenized_requests=False"),
-        *("tokenizer_backend=huggingface", "tokenizer=org/tok"),
+    assert settings(command) == {
+        **{"model": "a,b=7", "base_url": f"{URL}/completions", "num_concurrent": 2, "timeout": 9},
+        **{"tokenized_requests": False, "tokenizer_backend": "huggingface", "tokenizer": "org/tok"},
     }
     assert after(command, "--limit") == ["5"] and after(command, "--num_fewshot") == ["0"]
     assert "--log_samples" in command and "--apply_chat_template" not in command
@@ -46,8 +52,8 @@ def test_the_call_for_an_endpoint_that_completes_texts(tmp_path: Path) -> None:
 def test_the_call_for_a_chat_endpoint(tmp_path: Path) -> None:
     command = command_for(Served(URL, "m", "chat"), Asked(["ifeval"], include=tmp_path), tmp_path)
     assert after(command, "--model") == ["local-chat-completions"] and "--apply_chat_template" in command
-    assert f"base_url={URL}/chat/completions" in after(command, "--model_args")
-    assert "tokenizer_backend=none" in after(command, "--model_args")
+    assert settings(command)["base_url"] == f"{URL}/chat/completions"
+    assert settings(command)["tokenizer_backend"] == "none" and "tokenizer" not in settings(command)
     assert after(command, "--include_path") == [str(tmp_path)] and "--limit" not in command
 
 
@@ -61,7 +67,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("served", "asked", "said"),
     [
         (Served("localhost:8000", "m"), Asked(["gsm8k"]), "is no address"),
-        (Served(URL, "a,b"), Asked(["gsm8k"]), "holds a comma"),
+        (Served("http://me:pw@h/v1", "m"), Asked(["gsm8k"]), "holds a user name or password"),
+        (Served("http://example.com/v1", "m", key_env="PATH"), Asked(["gsm8k"]), "sent unencrypted"),
+        (Served(URL + "?version=1", "m"), Asked(["gsm8k"]), "with a query"),
         (Served(URL, "m", key_env="NO_SUCH_KEY"), Asked(["gsm8k"]), "NO_SUCH_KEY is not set"),
         (Served(URL, "m"), Asked([]), "no benchmark is named"),
     ],
@@ -91,6 +99,7 @@ def _results(folder: Path) -> None:
         "whole,none": 0.4,
         "whole_stderr,none": 0.1,
         "bare,none": 0.3,
+        "lost,none": float("nan"),
         "bare_stderr,none": "N/A",
     }
     told = {
@@ -110,7 +119,7 @@ def _results(folder: Path) -> None:
 def test_results_are_read_with_the_best_interval_there_is(tmp_path: Path) -> None:
     _results(tmp_path / "out/m")
     found = {(v.task, v.metric): v for v in read_results(tmp_path / "out")}
-    assert set(found) == {("t", "acc"), ("t", "f1"), ("t", "whole"), ("t", "bare"), ("group", "acc")}
+    assert set(found) == {("t", "acc"), ("t", "f1"), ("t", "whole"), ("t", "bare"), ("t", "lost"), ("group", "acc")}
     accuracy = found["t", "acc"]
     assert (accuracy.interval, (accuracy.low, accuracy.high)) == ("Wilson", wilson(3, 4))
     assert (accuracy.n, accuracy.shots, accuracy.filter) == (4, 5, "none")
@@ -120,6 +129,7 @@ def test_results_are_read_with_the_best_interval_there_is(tmp_path: Path) -> Non
     whole, bare, group = found["t", "whole"], found["t", "bare"], found["group", "acc"]
     assert whole.interval == group.interval == "standard error"
     assert (group.low, group.high) == (pytest.approx(0.502, abs=1e-3), pytest.approx(0.698, abs=1e-3))
+    assert found["t", "lost"].value is None and found["t", "lost"].n == 4
     assert (bare.low, bare.high, bare.interval, group.n) == (None, None, None, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def test_turns_with_tools_are_whole_for_inspect_and_not_for_promptfoo(tmp_path: 
     assert sample["input"][2] == {"role": "tool", "content": "sunny", "tool_call_id": "c1"}
     with pytest.raises(RecipeError, match="speak of tools"):
         write_as("promptfoo", evidence, tmp_path / "other", Options("http://127.0.0.1:1/v1", "m", "chat"))
+
+
+def test_probabilities_and_drawn_answers_stand_beside_a_row(tmp_path: Path) -> None:
+    evidence = make_evidence(tmp_path / "run")
+    shown = evidence.candidates[0]
+    rows = (replace(shown.answers[0], probabilities={"limit": 1.0}, samples=("limit", "other")), *shown.answers[1:])
+    write_as("inspect", replace(evidence, candidates=(replace(shown, answers=rows),)), tmp_path / "out", Options())
+    first, second = (sample["metadata"] for sample in logs(tmp_path / "out")[shown.name]["samples"][:2])
+    assert (first["probabilities"], first["drawn"]) == ({"limit": 1.0}, ["limit", "other"])
+    assert second.keys() == {"question"}
 
 
 def test_half_characters_of_a_model_of_bytes_can_be_written(tmp_path: Path) -> None:

@@ -106,6 +106,13 @@ def test_a_task_is_written_only_where_a_text_was_completed_freely(tmp_path: Path
     }
 
 
+def test_a_run_of_any_name_makes_files_that_can_be_read(tmp_path: Path) -> None:
+    evidence = make_evidence(tmp_path / 'a"""\n\\N #b')
+    write_as("lm-eval", evidence, tmp_path / "out", Options())
+    compile((tmp_path / "out/tunesmith_rows.py").read_text(), "tunesmith_rows.py", "exec")
+    assert _functions(tmp_path / "out", "a_N_b_tuned")["tag"] == "a_N_b"
+
+
 def test_the_written_module_is_python_and_names_no_metric_twice(tmp_path: Path) -> None:
     assert len({function_of(name) for name in ("pass@1", "pass_1", "f1.a", "f1_a")}) == 4
     evidence = make_evidence(tmp_path / "run")
@@ -134,6 +141,12 @@ def test_evidence_replaces_evidence_and_nothing_else(tmp_path: Path) -> None:
     evidence = make_evidence(tmp_path / "run")
     first = write_as("lm-eval", evidence, tmp_path / "out", Options())
     assert len(write_as("lm-eval", evidence, tmp_path / "out", Options()).files) == len(first.files)
+    with pytest.raises(RecipeError, match="holds other things"):  # MLflow's records, say, are more than one run's
+        write_as("inspect", evidence, tmp_path / "out", Options())
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(RecipeError, match="holds other things"):
+        write_as("inspect", evidence, tmp_path / "file", Options())
+    assert (tmp_path / "file").read_text() == "precious"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("precious")
     with pytest.raises(RecipeError, match="holds other things"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.evaluation.neighbours.made import make_evidence
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, ResourceError
 from tunesmith.evaluation.neighbours import Options, write_as
 from tunesmith.evaluation.neighbours.mlflow_records import numbers
 
@@ -53,3 +53,14 @@ def test_mlflow_gives_back_what_was_recorded(tmp_path: Path, monkeypatch: pytest
     assert {a.path for a in client.list_artifacts(whole.info.run_id)} == {
         *("comparison.json", "manifest.json", "verdict.json")
     }
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed (extra mlflow)")
+def test_a_server_s_password_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    evidence = make_evidence(tmp_path / "run")
+    for _ in range(2):  # what failed half-way does not bar the way
+        with pytest.raises(ResourceError, match="MLFLOW_TRACKING_URI") as caught:
+            write_as("mlflow", evidence, tmp_path / "out", Options())
+        assert "secret" not in str(caught.value)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Template
 
 from tests.evaluation.neighbours.made import INTENTS, make_evidence, prompt_of
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.neighbours import Options, write_as
 
+HARD = ("a {% endraw %} {{ b }} {%- raw %} {# c #} {", "other")
 NODE = shutil.which("node")
 with_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
@@ -41,7 +44,8 @@ def test_the_config_asks_recorded_answers_with_the_exact_prompts(tmp_path: Path)
     assert [test["vars"]["id"] for test in tests] == [row["id"] for row in rows]
     # promptfoo would load a variable that begins like a file, and fill in what looks like a placeholder.
     assert tests[3]["vars"]["question"] == " file://etc/passwd"
-    assert tests[2]["vars"]["question"].startswith("{% raw %}") and "{{ now }}" in tests[2]["vars"]["question"]
+    assert tests[2]["vars"]["question"] == 'Raise my limit {{ "{" }}{ now }}'
+    assert tests[4]["vars"]["question"] == 'He said: "yes" {{ "{" }}% if %}'
     assert config["defaultTest"]["assert"] == [
         {
             "type": "javascript",
@@ -56,20 +60,44 @@ def test_the_config_asks_recorded_answers_with_the_exact_prompts(tmp_path: Path)
 def test_an_endpoint_and_remote_models_are_asked_where_they_are_given(tmp_path: Path) -> None:
     remote = {"url": "https://api.example.com/v1", "model": "big", "api_key_env": "BIG_KEY", "prompt_price": 2.0}
     answers = {name: [right for _, right in INTENTS] for name in ("tuned", "zero_shot")}
-    evidence = make_evidence(tmp_path / "run", answers=answers, recipe={"remotes": {"large": remote}})
+    evidence = make_evidence(
+        tmp_path / "run", answers=answers, recipe={"remotes": {"large": remote, "own": {**remote, "api_key_env": None}}}
+    )
     write_as("promptfoo", evidence, tmp_path / "out", Options("http://127.0.0.1:1/v1", "mine"))
     config, rows, _ = written(tmp_path / "out")
-    served, large = config["providers"][-2:]
+    served, large, own = config["providers"][-3:]
+    # Without a key of its own an endpoint would be sent that of OpenAI.
+    assert served["config"]["apiKey"] == own["config"]["apiKey"] == "none" and "apiKey" not in large["config"]
     assert served["id"] == "openai:completion:mine" and served["prompts"] == ["tuned"]
     assert served["config"]["stop"] == ["</u>"] and served["config"]["max_tokens"] == 40
     assert large["id"] == "openai:chat:big" and large["prompts"] == ["zero_shot_chat"]
     assert large["config"]["apiKeyEnvar"] == "BIG_KEY" and large["config"]["inputCost"] == pytest.approx(2e-6)
     assert rows[0]["prompts"]["zero_shot_chat"][1] == {"role": "user", "content": "My card never came"}
     write_as("promptfoo", evidence, tmp_path / "out", Options("http://127.0.0.1:1/v1", "mine", "chat"))
-    served = written(tmp_path / "out")[0]["providers"][-2]
+    served = written(tmp_path / "out")[0]["providers"][-3]
     assert (served["id"], served["prompts"]) == ("openai:chat:mine", ["tuned_chat"])
     with pytest.raises(RecipeError, match="an endpoint is an address and a model"):
         write_as("promptfoo", evidence, tmp_path / "out", Options("http://127.0.0.1:1/v1"))
+    with pytest.raises(RecipeError, match="holds a user name or password"):
+        write_as("promptfoo", evidence, tmp_path / "out", Options("http://me:secret@127.0.0.1:1/v1", "mine"))
+    with pytest.raises(RecipeError, match="no place in evidence for inspect"):
+        write_as("inspect", evidence, tmp_path / "other", Options("http://127.0.0.1:1/v1", "mine"))
+
+
+def test_an_endpoint_is_only_asked_for_answers_that_were_free(tmp_path: Path) -> None:
+    right = [right for _, right in INTENTS]
+    evidence = make_evidence(tmp_path / "run", answers={"tuned": right, "tuned_free": right})
+    held, free = (
+        replace(shown, facts={"decoding": way})
+        for shown, way in zip(evidence.candidates, ("scored", "free"), strict=True)
+    )
+    assert (held.name, free.name) == ("tuned", "tuned_free")
+    options = Options("http://127.0.0.1:1/v1", "mine")
+    write_as("promptfoo", replace(evidence, candidates=(held, free)), tmp_path / "out", options)
+    assert written(tmp_path / "out")[0]["providers"][-1]["prompts"] == ["tuned_free"]
+    made = write_as("promptfoo", replace(evidence, candidates=(held,)), tmp_path / "out", options)
+    assert [p["label"] for p in written(tmp_path / "out")[0]["providers"]] == ["recorded tuned"]
+    assert "is not asked" in made.notes[0]
 
 
 def test_turns_that_are_not_known_are_never_guessed(tmp_path: Path) -> None:
@@ -98,7 +126,11 @@ def test_what_promptfoo_cannot_say_is_said(
     evidence = make_evidence(tmp_path / "run", task_type, rows, {"tuned": [right for _, right in rows]})
     made = write_as("promptfoo", evidence, tmp_path / "out", Options())
     assert any(said in note for note in made.notes)
-    assert {one["type"] for one in written(tmp_path / "out")[0]["defaultTest"]["assert"]} == kinds
+    config, _, tests = written(tmp_path / "out")
+    assert config["defaultTest"]["assert"] == []
+    asserts = [one for test in tests for one in test.get("assert", ())]
+    assert {one["type"] for one in asserts} == kinds
+    assert [one["value"] for one in asserts] == [right for _, right in rows if kinds]
 
 
 CHECKED: dict[str, tuple[list[tuple[str, str]], list[str], dict[str, Any], dict[str, str]]] = {
@@ -127,8 +159,25 @@ CHECKED: dict[str, tuple[list[tuple[str, str]], list[str], dict[str, Any], dict[
         {"items": "exact_match", "json": "valid_json"},
     ),
     "question_answering": (
-        [("a", '["Paris", "the city of light"]'), ("b", "two words"), ("c", "one")],
-        ["City of light.", "two", "One!"],
+        [
+            *(("a", '["Paris", "the city of light"]'), ("b", "two words"), ("c", "one"), ("d", "A"), ("e", "%")),
+            *(("f", "[]"), ("g", '["", "ña"]'), ("h", "東京タワー"), ("i", "in กรุงเทพ"), ("j", "[]"), ("k", "")),
+        ],
+        [
+            *(
+                "City of light.",
+                "two",
+                "One!",
+                "the",
+                "%",
+                "No answer.",
+                "ñ",
+                "東京 3",
+                "กรุงเ in",
+                "something",
+                "no answer",
+            ),
+        ],
         {},
         {"reference": "exact_match", "wordShare": "token_f1"},
     ),
@@ -164,9 +213,16 @@ def test_checks_agree_with_our_metrics_row_by_row(tmp_path: Path, task_type: str
 
 @with_node
 def test_scripts_give_prompts_and_recorded_answers(tmp_path: Path) -> None:
-    write_as("promptfoo", make_evidence(tmp_path / "run"), tmp_path / "out", Options())
+    evidence = make_evidence(tmp_path / "run", rows=(*INTENTS, HARD))
+    write_as("promptfoo", evidence, tmp_path / "out", Options())
     prompt = _node(tmp_path / "out", "print(require('./prompts.cjs').tuned({vars: {id: 'row2'}}))")
     assert prompt == f"{{% raw %}}{prompt_of('Raise my limit {{ now }}')}{{% endraw %}}"
+    prompts = [
+        _node(tmp_path / "out", f"print(require('./prompts.cjs').tuned({{vars: {{id: 'row{i}'}}}}))") for i in (4, 5)
+    ]
+    # promptfoo's own language reads like Jinja here: what it makes of a prompt is the prompt.
+    rows = [prompt_of(question) for question, _ in (*INTENTS, HARD)][4:]
+    assert [Template(text).render() for text in prompts] == rows
     answer = _node(
         tmp_path / "out",
         "const P = require('./recorded.cjs'); "

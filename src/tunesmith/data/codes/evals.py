@@ -27,6 +27,18 @@ EVALS: Mapping[str, Code] = MappingProxyType(
             "Nobody can tell which of them is the input.",
             "bring the config with its one prompt, or set data.template",
         ),
+        "prompts_unused": Code(
+            "warning",
+            "a config's prompts that are several or files; the test's only variable is taken as the input",
+            "The model learns to answer without the words around it that the prompts have.",
+            "bring a config with one prompt written out, or put its words into data.template",
+        ),
+        "tests_elsewhere": Code(
+            "warning",
+            "tests of a config that are not in its list tests",
+            "They are not among the rows.",
+            "write them out under tests, or leave them",
+        ),
         "test_variable_missing": Code(
             "error",
             "a placeholder for which the test has no variable, or that is more than a name",

@@ -33,10 +33,10 @@ class OpenAIEvals:
     columns = ("input", "ideal", "item", "sample")
 
     def recognise(self, sample: Sample) -> Recognition | None:
-        """Rows with `input` and `ideal`, or whose `item` is an object."""
+        """Rows with `input` and `ideal`, or with nothing but an object `item` and perhaps a `sample`."""
         if sample.has("input", "ideal"):
             return Recognition(0.95, "input and ideal")
-        if sample.has("item") and sample.share("item", dict) == 1.0:
+        if sample.has("item") and {*sample.columns} <= {"item", "sample"} and sample.share("item", dict) == 1.0:
             return Recognition(0.95, "objects under item")
         return None
 

@@ -86,6 +86,8 @@ class Promptfoo:
         if template is None and len(variables) != 1:
             log.add("test_input_unclear", row.line, f"its variables are {', '.join(variables) or 'none'}", field="vars")
             return None
+        if template is None and row.values.get(CONFIG):
+            log.add("prompts_unused", row.line, field=CONFIG)
         only = cell_text(next(iter(variables.values()), None))
         asked, missing = (only, []) if template is None else _fill(template, variables)
         if missing:
@@ -109,20 +111,21 @@ def _variables(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _template(values: Mapping[str, Any]) -> str | None:
-    """The config's prompt where it has exactly one that is a text. CSV may put texts before and after the prompt, but
-    has no prompt itself."""
+    """The config's prompt where it has exactly one that is a text with places for variables: else it is a prompt's
+    label. CSV may put texts before and after the prompt, but has no prompt itself."""
     prompts = values.get(CONFIG)
     several = prompts if isinstance(prompts, list) else [prompts]
     if len(several) != 1:
         return None
     only = several[0].get("raw") if isinstance(several[0], Mapping) else several[0]
-    return only if isinstance(only, str) and not only.startswith("file://") else None
+    return only if isinstance(only, str) and "{{" in only and not only.startswith("file://") else None
 
 
 def _fill(template: str, variables: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """The template, or the turns that it is the JSON of, with variables in place of `{{name}}`; and the placeholders
     for which there is none."""
-    missing = [*_fill_text(template, variables)[1], *(["{% … %}"] if "{%" in template else [])]
+    more = [shown for begin, shown in (("{%", "{% … %}"), ("{#", "{# … #}")) if begin in template]
+    missing = [*_fill_text(template, variables)[1], *more]
 
     def filled(value: Any) -> Any:
         if isinstance(value, str):

@@ -186,5 +186,10 @@ def whole_text(text: str) -> str:
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise DataError("this file is damaged", where=str(path), fix="evaluate the run again") from problem
+    if not isinstance(value, dict):
+        raise DataError("this file is damaged", where=str(path), expected="an object", fix="evaluate the run again")
     return value

@@ -167,7 +167,11 @@ def _logged(evidence: Evidence, shown: Shown, place: int, model: str) -> dict[st
             name: {"value": score, "answer": answer.answer, "metadata": {"parsed": answer.parsed}}
             for name, score in answer.scores.items()
         },
-        "metadata": {"question": evidence.questions[answer.id]},
+        "metadata": {
+            "question": evidence.questions[answer.id],
+            **({"probabilities": dict(answer.probabilities)} if answer.probabilities is not None else {}),
+            **({"drawn": list(answer.samples)} if answer.samples else {}),
+        },
         "model_usage": {model: _usage([answer])},
     }
 

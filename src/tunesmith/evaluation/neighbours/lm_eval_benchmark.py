@@ -6,17 +6,21 @@ said in `lm-eval.log`, its results and every row beside them.
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tunesmith.errors import EngineError, RecipeError
 from tunesmith.evaluation.neighbours.lm_eval_results import BenchmarkValue, read_results
 from tunesmith.evaluation.neighbours.writing import Dialect
+from tunesmith.inference.endpoint import Endpoint
 from tunesmith.runs import write_json
 
 _LAST_LINES = 6
@@ -75,7 +79,7 @@ def command_for(served: Served, asked: Asked, out: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "lm_eval", "run"),
         *("--model", "local-chat-completions" if chat else "local-completions"),
-        *("--model_args", *(f"{name}={value}" for name, value in settings.items())),
+        *("--model_args", json.dumps(settings)),  # as `name=value` lm-eval would read 7 as a number and cut at commas
         *("--tasks", *asked.tasks),
         *("--output_path", str(out), "--log_samples"),
         *(["--apply_chat_template"] if chat else []),
@@ -108,14 +112,12 @@ def _refuse(served: Served, asked: Asked, out: Path) -> None:
             expected="the extra eval",
             fix="pip install 'tunesmith[eval]'",
         )
-    if not served.url.startswith(("http://", "https://")):
-        raise RecipeError(f"{served.url!r} is no address", where="--url", expected="http://…/v1 or https://…/v1")
-    # lm-eval reads its settings as a list of `name=value`, cut at commas.
-    for name, value in (("--model", served.model), ("--url", served.url), ("--tokenizer", served.tokenizer or "")):
-        if "," in value:
-            raise RecipeError(f"{value!r} holds a comma, which lm-eval cannot be given", where=name)
     if served.key_env is not None and not os.environ.get(served.key_env):
         raise RecipeError(f"the variable {served.key_env} is not set", where="--key-env", expected="the endpoint's key")
+    key = os.environ[served.key_env] if served.key_env is not None else None
+    Endpoint(served.url, served.model, key, set_by="--url").check()
+    if urlsplit(served.url).query:
+        raise RecipeError("an address with a query cannot be asked by lm-eval", where="--url", expected="…/v1")
     if not asked.tasks:
         raise RecipeError("no benchmark is named", expected="names of tasks", fix="`lm-eval ls tasks` lists them")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -130,13 +132,14 @@ def _environment(served: Served) -> dict[str, str]:
 
 def _run(command: Sequence[str], environment: dict[str, str], log: Path) -> int:
     """The exit status; every byte it says goes to stderr at once and into the log."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert process.stdout is not None
         try:
             while said := os.read(process.stdout.fileno(), 1 << 14):
                 file.write(said)
-                sys.stderr.write(said.decode("utf-8", "replace"))
+                sys.stderr.write(decode(said))
                 sys.stderr.flush()
             return process.wait()
         finally:

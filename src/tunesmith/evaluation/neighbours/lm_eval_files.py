@@ -71,7 +71,12 @@ def write_lm_eval(evidence: Evidence, folder: Path, _: Options) -> Use:
 
 def task_name(evidence: Evidence, shown: Shown) -> str:
     """What lm-eval calls the task; run and candidate, in letters that are safe on its command line."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", f"{evidence.name}_{shown.name}")
+    return _safe(f"{evidence.name}_{shown.name}")
+
+
+def _safe(name: str) -> str:
+    """A name in letters that mean nothing in YAML, Python and on a command line."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)
 
 
 def function_of(metric: str) -> str:
@@ -81,16 +86,15 @@ def function_of(metric: str) -> str:
 
 def _title(evidence: Evidence, shown: Shown) -> str:
     """What stands above a task."""
-    return (
-        f"{evidence.task.name}, {len(shown.answers):,} test rows of the run {evidence.name}, asked as {shown.name} was"
-    )
+    count = len(shown.answers)
+    return f"{evidence.task.name}, {count:,} test rows of the run {_safe(evidence.name)}, asked as {shown.name} was"
 
 
 def _config(evidence: Evidence, shown: Shown) -> dict[str, Any]:
     run_code = isinstance(evidence.task, Code) and evidence.task.run_code
     return {
         "task": task_name(evidence, shown),
-        "tag": re.sub(r"[^A-Za-z0-9_-]+", "_", evidence.name),
+        "tag": _safe(evidence.name),
         "custom_dataset": _Function(f"{MODULE}.load"),
         "dataset_kwargs": {"candidate": shown.name},
         "test_split": "test",
@@ -125,7 +129,7 @@ def _generation(evidence: Evidence) -> dict[str, Any]:
 def _module(evidence: Evidence) -> str:
     corpus = [name for name, metric in evidence.task.metrics.items() if not isinstance(metric, ItemMean)]
     lines = [
-        f'"""What lm-eval calls for the tasks of the run {evidence.name}."""',
+        f'"""What lm-eval calls for the tasks {_safe(evidence.name)}_…."""',
         "",
         "from pathlib import Path",
         "",

@@ -20,7 +20,8 @@ _ERROR = "_stderr"
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkValue:
-    """One metric of one task. `n` is the number of rows, None for a group of tasks.
+    """One metric of one task. `n` is the number of rows, None for a group of tasks; `value` is None where lm-eval has
+    no finite number.
 
     Rows that are each right or wrong give Wilson's interval, other scores by row a bootstrap one; where only the
     tool's standard error is known (a group of tasks, a metric of all rows together) it is the normal one; without
@@ -30,7 +31,7 @@ class BenchmarkValue:
     task: str
     metric: str
     filter: str
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     interval: How | None
@@ -62,7 +63,10 @@ def _values(told: Mapping[str, Any], file: Path, confidence: float) -> Iterator[
         shots = told.get("n-shot", {}).get(task)
         for key, value in found.items():
             metric, comma, name = key.partition(",")
-            if not comma or metric.endswith(_ERROR) or not _is_number(value):
+            if not comma or metric.endswith(_ERROR) or not isinstance(value, int | float):
+                continue
+            if not _is_number(value):
+                yield BenchmarkValue(task, metric, name, None, None, None, None, count, shots)
                 continue
             error = found.get(f"{metric}{_ERROR},{name}")
             low, high, how = _interval(float(value), scores.get((metric, name), ()), error, confidence)

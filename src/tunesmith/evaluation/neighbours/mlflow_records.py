@@ -46,8 +46,12 @@ def write_mlflow(evidence: Evidence, folder: Path, _: Options) -> Use:
             f"mlflow lacks a part: {error}", where="--to mlflow", fix="pip install 'tunesmith[mlflow]'"
         ) from error
     except mlflow.exceptions.MlflowException as error:
-        raise ResourceError(f"MLflow: {str(error).splitlines()[0]}", where=uri) from error
-    return Use(f"mlflow ui --backend-store-uri {server or 'sqlite:///{folder}/mlflow.db'}")
+        where = "the server of MLFLOW_TRACKING_URI" if server else uri
+        told = str(error).replace(uri, where).splitlines()[0]
+        raise ResourceError(f"MLflow: {told}", where=where) from error
+    if server:  # it may hold a password
+        return Use("mlflow experiments search", ("records went to the server that MLFLOW_TRACKING_URI names",))
+    return Use("mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db")
 
 
 def _record(client: Any, mlflow: Any, evidence: Evidence, artifacts: str | None) -> None:

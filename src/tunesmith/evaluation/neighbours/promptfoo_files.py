@@ -11,12 +11,14 @@ tuned model, and the recipe's remote models, are asked where they are given.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tunesmith.data.formats.squad import NO_ANSWER
 from tunesmith.data.types import Message
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.neighbours.evidence import REMOTE, Conversation, Evidence, Shown
@@ -27,10 +29,16 @@ from tunesmith.tasks.types import Task
 
 CHAT = "_chat"
 """What follows a candidate's name where its prompt is the turns instead of the text."""
+_SERVED = ("tuned", "tuned_free")
+"""The tuned model; under the second name where another way of answering than freely decides."""
 _SCHEMA = "https://promptfoo.dev/config-schema.json"
 _SCRIPTS = Path(__file__).parent / "promptfoo"
 _LOADED = ("file://", "package:")
 """Beginnings of variables that promptfoo would take for files to load."""
+_OPENING = re.compile(r"\{(?=[{%#])")
+"""The brace before another one, or a mark, with which it would open a placeholder, a tag or a comment."""
+_NO_KEY = "none"
+"""Sent in place of a key: without one promptfoo would send that of another service, `OPENAI_API_KEY`."""
 _CHECKS: Mapping[str, Mapping[str, str]] = {
     "classification": {"label": "accuracy"},
     "ordinal": {"label": "accuracy"},
@@ -82,10 +90,11 @@ def _providers(
     """What promptfoo asks: recorded answers of every candidate, the tuned model where it is served, remote models."""
     found = [_recorded(shown) for shown in evidence.candidates]
     notes = []
-    tuned = next((shown for shown in evidence.asked if shown.name == "tuned"), None)
+    tuned = next((shown for shown in evidence.asked if shown.name in _SERVED and shown.text_is_sent), None)
     if options.url is not None and options.model is not None:
         if tuned is None:
-            notes.append(f"{options.url} is not asked: this run has no tuned model among the candidates written")
+            why = "no tuned model that answers freely is among the candidates written"
+            notes.append(f"{options.url} is not asked: {why}")
         else:
             found.append(_served(evidence, tuned, options, chats))
     for name, remote in evidence.recipe.remotes.items():
@@ -113,7 +122,7 @@ def _served(evidence: Evidence, tuned: Shown, options: Options, chats: Mapping[s
     chat = options.dialect == "chat"
     if chat and tuned.name + CHAT not in chats:
         raise RecipeError(
-            "the turns of tuned's prompts are not known, or speak of tools, which promptfoo cannot be given",
+            f"the turns of {tuned.name}'s prompts are not known, or speak of tools, which promptfoo cannot be given",
             where="--dialect chat",
             fix="--dialect completions, which sends the exact text",
         )
@@ -123,13 +132,19 @@ def _served(evidence: Evidence, tuned: Shown, options: Options, chats: Mapping[s
         "id": f"openai:{kind}:{options.model}",
         "label": "served tuned",
         "prompts": [tuned.name + CHAT if chat else tuned.name],
-        "config": {"apiBaseUrl": options.url, "temperature": 0, "max_tokens": evidence.longest, **stops},
+        "config": {
+            "apiBaseUrl": options.url,
+            "apiKey": _NO_KEY,
+            "temperature": 0,
+            "max_tokens": evidence.longest,
+            **stops,
+        },
     }
 
 
 def _remote(evidence: Evidence, name: str, remote: Remote, prompt: str) -> dict[str, Any]:
     """The recipe's remote model; its key stays in the environment."""
-    key = {"apiKeyEnvar": remote.api_key_env} if remote.api_key_env else {}
+    key = {"apiKeyEnvar": remote.api_key_env} if remote.api_key_env else {"apiKey": _NO_KEY}
     prices = {"inputCost": remote.prompt_price / 1e6, "outputCost": remote.answer_price / 1e6}
     return {
         "id": f"openai:chat:{remote.model}",
@@ -146,11 +161,13 @@ def _remote(evidence: Evidence, name: str, remote: Remote, prompt: str) -> dict[
 
 
 def _asserts(evidence: Evidence) -> list[dict[str, Any]]:
-    """What holds for every row. Likeness passes from the goal's target on; without a target it only measures."""
+    """What holds for every row alike."""
     task = evidence.task
     short = task.name == "generation" and getattr(task, "short_answers", False)
     checks = {"text": "exact_match"} if short else _CHECKS.get(task.name, {})
     settings = {name: getattr(task, name) for name in ("closing", "separator", "tolerance") if hasattr(task, name)}
+    if getattr(task, "unanswerable", False):
+        settings["noAnswer"] = NO_ANSWER
     found: list[dict[str, Any]] = [
         {"type": "javascript", "value": f"file://checks.cjs:{check}", "metric": metric, "config": settings}
         for check, metric in checks.items()
@@ -158,10 +175,6 @@ def _asserts(evidence: Evidence) -> list[dict[str, Any]]:
     schema = getattr(task, "json_schema", None)
     if schema and getattr(task, "form", None) == "object":
         found.append({"type": "contains-json", "value": json.loads(schema), "metric": "schema_valid"})
-    if _by_likeness(task):
-        measure = _LIKENESS[task.name]
-        least = evidence.recipe.goal.target or 0
-        found.append({"type": measure, "value": "{{reference}}", "threshold": least, "metric": measure})
     return found
 
 
@@ -200,22 +213,26 @@ def _rows(evidence: Evidence, prompts: Mapping[str, list[Any]]) -> list[dict[str
 
 
 def _tests(evidence: Evidence) -> list[dict[str, Any]]:
-    likeness = _by_likeness(evidence.task)
-    found = []
+    """A test per row. Likeness passes from the goal's target on; without a target it only measures.
+
+    Its reference stands in the test itself: promptfoo fills in an assert's value, but not variables of that value.
+    """
+    measure = _LIKENESS[evidence.task.name] if _by_likeness(evidence.task) else None
+    found: list[dict[str, Any]] = []
     for answer in evidence.candidates[0].answers:
         question, expected = evidence.questions[answer.id], answer.expected
-        variables = {"id": answer.id, "question": _inert(question), "expected": _inert(expected)}
-        if likeness:
-            target = evidence.task.reply(expected)
-            variables["reference"] = _inert(target)
-        found.append({"vars": variables})
+        test: dict[str, Any] = {"vars": {"id": answer.id, "question": _inert(question), "expected": _inert(expected)}}
+        if measure is not None:
+            least, reference = evidence.recipe.goal.target or 0, _inert(evidence.task.reply(expected))
+            test["assert"] = [{"type": measure, "value": reference, "threshold": least, "metric": measure}]
+        found.append(test)
     return found
 
 
 def _inert(text: str) -> str:
     """A text that promptfoo shows as it is: it would load what begins like a file, and fill in placeholders."""
     text = f" {text}" if text.startswith(_LOADED) else text
-    return f"{{% raw %}}{text}{{% endraw %}}" if "{{" in text or "{%" in text or "{#" in text else text
+    return _OPENING.sub('{{ "{" }}', text)
 
 
 def _speaks_of_tools(turns: Conversation) -> bool:

@@ -132,7 +132,7 @@ def _graphs(model: Any) -> FastPath:
     name = "micro-batches as CUDA graphs"
     if model.device.type != "cuda":
         return FastPath(name, False, "this device has no graphs")
-    return FastPath(name, True, "where rows share little (train.cuda_graphs); each is compared with a plain step first")
+    return FastPath(name, False, "only when asked for (train.cuda_graphs: on), each compared with a plain step first")
 
 
 def _eighths(device: torch.device) -> FastPath:

@@ -76,19 +76,34 @@ function sharedF1(said, wanted) {
   return said.length + wanted.length ? (2 * hits) / (said.length + wanted.length) : 1;
 }
 
+// The texts that are each a right answer; one empty text where the list says that there is none.
 const references = (expected) => {
   const value = parsed(expected);
   const several = Array.isArray(value) && value.every((one) => typeof one === "string");
-  return several ? (value.length ? value : [""]) : [expected.trim()];
+  const texts = (several ? value : [expected]).map((one) => one.trim());
+  return several ? [...texts.filter(Boolean), ...(texts.some(Boolean) ? [] : [""])] : texts;
 };
-const squad = (text) =>
-  text
-    .toLowerCase()
-    .replace(/[\p{P}$+<=>^`|~]/gu, "")
-    .replace(/\b(a|an|the)\b/g, " ")
-    .trim()
-    .split(/\s+/)
-    .filter(Boolean);
+
+// SQuAD's normal form: lower case, no punctuation and articles; these count where nothing else is said.
+function normal(text) {
+  const bare = spaced(text.toLowerCase().replace(/[\p{P}$+<=>^`|~]/gu, ""));
+  const rest = bare.replace(/(?<![\p{L}\p{N}_])(a|an|the)(?![\p{L}\p{N}_])/gu, " ");
+  return spaced(rest) || bare || spaced(text.toLowerCase());
+}
+
+// Letters of scripts without spaces between words: each is a word, with the marks that follow it.
+const unspaced =
+  /[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{3ffff}]/u;
+const letters = (word) => {
+  const one = `(?:(?=${unspaced.source})[\\p{L}\\p{N}]\\p{M}*)`;
+  return word.normalize("NFC").match(new RegExp(`${one}|(?:(?!${unspaced.source})[\\p{L}\\p{N}]\\p{M}*)+`, "gu")) || [];
+};
+const tokens = (text) =>
+  normal(text)
+    .split(" ")
+    .filter(Boolean)
+    .flatMap((word) => (unspaced.test(word) ? letters(word) : [word]));
+const answered = (said, { noAnswer }) => (noAnswer && normal(said) === noAnswer ? "" : said);
 
 const number = (text) => {
   const marked = text.includes("####") ? text.split("####").pop() : text;
@@ -128,12 +143,13 @@ module.exports = {
     told(firstJson(said) !== undefined && equal(bags(said, expected)), expected),
   ),
   itemShare: check((said, expected) => share(sharedF1(...bags(said, expected)), expected)),
-  reference: check((said, expected) =>
-    told(references(expected).some((one) => equal([squad(said), squad(one)])), expected),
+  reference: check((said, expected, config) =>
+    told(references(expected).some((one) => normal(answered(said, config)) === normal(one)), expected),
   ),
-  wordShare: check((said, expected) =>
-    share(Math.max(...references(expected).map((one) => sharedF1(squad(said), squad(one)))), expected),
-  ),
+  wordShare: check((said, expected, config) => {
+    const words = tokens(answered(said, config));
+    return share(Math.max(...references(expected).map((one) => sharedF1(words, tokens(one)))), expected);
+  }),
   text: check((said, expected) => told(references(expected).some((one) => spaced(said) === spaced(one)), expected)),
   calls: check((said, expected) => told(calls(said) === calls(expected), expected)),
 };

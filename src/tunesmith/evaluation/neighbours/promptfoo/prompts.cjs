@@ -2,10 +2,13 @@
 const rows = new Map(require("./rows.json").map((row) => [row.id, row]));
 const candidates = new Set([...rows.values()].flatMap((row) => Object.keys(row.prompts)));
 
+// What looks like a placeholder or a tag is the user's own text. Wrapped as a whole, no prompt is taken for JSON either,
+// which promptfoo would write anew.
+const raw = (text) => `{% raw %}${text.replaceAll("{%", '{% endraw %}{{ "{%" }}{% raw %}')}{% endraw %}`;
+
 for (const candidate of candidates) {
   module.exports[candidate] = ({ vars }) => {
     const prompt = rows.get(vars.id).prompts[candidate];
-    const text = typeof prompt === "string" ? prompt : JSON.stringify(prompt);
-    return `{% raw %}${text}{% endraw %}`; // what looks like a placeholder is the user's own text
+    return raw(typeof prompt === "string" ? prompt : JSON.stringify(prompt));
   };
 }
