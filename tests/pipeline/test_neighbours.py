@@ -104,6 +104,7 @@ def test_evidence_is_refused_where_there_is_none(run: RunFolder, tmp_path: Path)
     write_text(run.path / "comparison.json", '{"metric": ')
     with pytest.raises(DataError, match="damaged"):
         write_evidence(run, "inspect")
+    (run.path / "comparison.json").unlink()
     for path in run.evaluation.iterdir():
         path.unlink()
     with pytest.raises(RecipeError, match="has no stored answers"):

@@ -55,6 +55,7 @@ def test_mlflow_gives_back_what_was_recorded(tmp_path: Path, monkeypatch: pytest
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed (extra mlflow)")
 def test_a_server_s_password_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
