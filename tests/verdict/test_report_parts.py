@@ -120,6 +120,11 @@ def test_a_slice_that_is_surely_worse_is_named(report: ReportData) -> None:
     assert found is not None
     assert "surely worse against few-shot (scored) on label formal." in found.sentence
     assert (found.lines[0].name, found.lines[0].surely) == ("label formal", "worse")
+    # The same rows of two conversations only: as few as that show nothing, as in the veto.
+    together = {row.id: f"group {number % 2}" for number, row in enumerate(tuned.rows)}
+    grouped = replace(changed, clusters=together)
+    found = slices(grouped, subject_of(grouped))
+    assert found is not None and not any(line.surely for line in found.lines)
 
 
 def test_many_slices_are_folded_but_none_is_lost() -> None:

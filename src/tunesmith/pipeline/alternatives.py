@@ -22,13 +22,11 @@ from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.pipeline.document_search import document_search, search_name
 from tunesmith.pipeline.evaluating import asking_settings, evaluate, evaluate_ways, prompted
 from tunesmith.pipeline.prepare import Listener, Prepared
-from tunesmith.pipeline.remotes import announce, check_remotes, remote_candidates, tell_of, token_prices
+from tunesmith.pipeline.remotes import announce, check_remotes, remote_candidates, tell_of
 from tunesmith.pipeline.stage import Stage, data_key, engine_of, progress
 from tunesmith.runs import RunFolder
 from tunesmith.tasks.types import Task
 from tunesmith.training.calibration import cache_folder
-
-__all__ = ["run_baselines", "token_prices"]
 
 Make = Callable[..., PromptCandidate]
 """A candidate from its `Variant` and further settings of `PromptCandidate`."""

@@ -47,6 +47,7 @@ def write_run_report(
             labels=background.labels,
             choices=background.choices,
             slices=evidence.slices,
+            clusters=evidence.clusters,
             calibration=tuple(one for one in load_calibrations(folder) if one.candidate in evidence.by_name),
             forgetting=evidence.forgetting,
             seeds=seeds.differences.get(best) if seeds is not None and best is not None else None,

@@ -32,6 +32,7 @@ class ReportData:
     choices: settings that were decided automatically, as (key, value, reason).
     warnings: what went otherwise than asked, as sentences; shown under the verdict with its caveats.
     slices: ids of test rows by the name of a slice, such as `label refund`.
+    clusters: by test row, the group with which it hangs together; None where rows are independent.
     calibration: of the candidates that scored labels.
     forgetting: general text and instructions before and after tuning; None where not measured.
     seeds: tuned minus the best alternative over several trainings; None for a single one.
@@ -62,6 +63,7 @@ class ReportData:
     tuned_name: str = "tuned"
     extra_assumptions: Mapping[str, str] = field(default_factory=dict)
     slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Mapping[str, str] | None = None
     calibration: tuple[Calibration, ...] = ()
     forgetting: Forgetting | None = None
     seeds: AcrossSeeds | None = None

@@ -65,7 +65,7 @@ def _compared(report: ReportData, subject: Subject, large: Mapping[str, Sequence
     main, other, metric = subject.evaluation, subject.other, report.verdict.metric
     assert main is not None and other is not None
     a, b = _scores(main, metric), _scores(other, metric)
-    found = slice_differences(main, other, metric, large)
+    found = slice_differences(main, other, metric, large, report.clusters)
     widest = max((abs(one.difference) for one in found), default=0.0) or 1.0
     limit = 1 - report.verdict.assumptions["confidence"]
     lines = []
