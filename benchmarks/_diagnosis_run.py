@@ -14,9 +14,9 @@ from _diagnosis_cases import BASE, Case, Parts, all_cases
 from tunesmith.data.types import Example
 from tunesmith.models.forward import LanguageModel
 from tunesmith.pipeline.prepare import Prepared, prepare, read_data
-from tunesmith.pipeline.scoring import ValidationScore
 from tunesmith.pipeline.stage import data_key, engine_of
 from tunesmith.pipeline.training import carry_out, training_job, training_plan
+from tunesmith.pipeline.validation_scoring import ValidationScore
 from tunesmith.recipe import load_recipe
 from tunesmith.recipe.resolve import usual_learning_rate
 from tunesmith.runs import RunFolder

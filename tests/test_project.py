@@ -202,6 +202,7 @@ def test_the_demo_is_a_recipe_that_can_be_read() -> None:
     recipe = load_recipe(PROJECT / demo.group(1))
     assert recipe.base.model == "embedded:base"
     assert Path(recipe.data.train).is_file()
+    assert recipe.goal.when_reached == "train"  # it shows the whole way, although a rule reaches the target
 
 
 def test_every_example_recipe_can_be_read() -> None:

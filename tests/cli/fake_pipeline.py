@@ -79,7 +79,7 @@ class Report:
         default_factory=lambda: {"training_seconds": 90.0, "peak_memory_bytes": 2**30, "steps": 600, "device": "cpu"}
     )
     numbers: None = None
-    decision: None = None
+    tuning_costs: None = None
     problem: None = None
     splits: dict[str, Any] = field(default_factory=dict)
 

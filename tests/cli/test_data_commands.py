@@ -107,7 +107,7 @@ def test_convert_takes_the_settings_of_data(here, capsys):
 
 def test_formats_are_listed(capsys):
     assert invoke(["data", "formats"]) == 0
-    assert "sharegpt     ShareGPT" in capsys.readouterr().out
+    assert "sharegpt       ShareGPT" in capsys.readouterr().out
     assert invoke(["data", "formats", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"name", "title", "columns", "written"} == set(told["formats"][0])

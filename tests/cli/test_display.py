@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tunesmith.cli.display import LiveDisplay, PlainDisplay
-from tunesmith.cli.progress import Progress, size, sparkline
+from tunesmith.cli.progress import Progress, bar_text, size, sparkline
 from tunesmith.cli.tables import comparison_table, histogram, lines_text, preview_text
 
 from .fake_pipeline import EVENTS, ROWS
@@ -43,6 +43,13 @@ def test_plain_lines_of_what_moves_come_every_two_seconds_at_most():
     assert [line.split(" · ")[0] for line in lines[1:]] == [f"step {n}/1000" for n in (1, 9, 17, 25, 33)]
     display(step(1000))
     assert stream.getvalue().splitlines()[-1].startswith("step 1000/1000")
+
+
+def test_the_first_of_many_says_nothing_of_the_time_left_as_it_waited_for_its_batch():
+    event = {"label": "few_shot", "done": 1, "total": 80, "unit": "rows", "seconds": 9.0}
+    assert bar_text(event) == "few_shot: 1/80 rows"
+    assert bar_text({**event, "done": 33, "seconds": 9.9}) == "few_shot: 33/80 rows, 14.1 s left"
+    assert bar_text({**event, "total": 1}) == "few_shot: 1/1 rows, 9.0 s"
 
 
 def test_plain_lines_of_a_run():

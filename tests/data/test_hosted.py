@@ -221,7 +221,7 @@ def test_the_command_lists_refusals_and_ends_with_3(tmp_path: Path, capsys: pyte
     assert invoke(["data", "hosted", str(bad)]) == 3
     shown = capsys.readouterr().out
     assert "job, invalid_n_examples: Training file has 9 example(s)" in shown
-    assert "it ends with user (lines 5)" in shown and "to do:" in shown
+    assert "it ends with user (line 5)" in shown and "to do:" in shown
     assert invoke(["data", "hosted", str(bad), "--for", "azure", "--json"]) == 3
     told = json.loads(capsys.readouterr().out)
     assert {r["error"]["code"] for r in told["refusals"]} == {"jsonlValidationFailed"}

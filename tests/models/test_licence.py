@@ -133,6 +133,17 @@ BSD = (
 )
 
 
+def test_a_model_made_of_a_folder_of_this_machine_has_the_licence_read_there(tmp_path):
+    made = folder(tmp_path, f"base_model: {EMBEDDED / 'base'}")
+    found = check_licence(made, "commercial")
+    assert (found.name, found.permission) == ("CC BY-SA", "conditions")
+    assert found.where == ("README.md (base_model), its MODEL_CARD.md (license): cc-by-sa-4.0",)
+    itself = tmp_path / "itself"
+    itself.mkdir()
+    (itself / "README.md").write_text(f"---\nlicense: mit\nbase_model: {itself}\n---\n", encoding="utf-8")
+    assert check_licence(itself, "commercial").permission == "conditions"  # and it ends
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.tiny import FAMILIES, build
 from tunesmith.errors import RecipeError
-from tunesmith.models.lora import LoraLinear, LoraSettings, attach_lora, is_lora_b, trainable_parameters
+from tunesmith.models.lora import LoraLinear, LoraSettings, attach_lora, trainable_parameters
 from tunesmith.recipe.schema import Method
 
 FAMILY_TARGETS = {
@@ -257,15 +257,6 @@ def test_a_switched_off_head_merges_to_the_base_s():
 def test_more_that_cannot_be_adapted_is_told(settings, words):
     with pytest.raises(RecipeError, match=words):
         attach_lora(build("llama"), settings, seed=0)
-
-
-def test_which_parameters_are_b():
-    model = build("llama")
-    attach_lora(model, LoraSettings(4, 8, use_dora=True, modules_to_save=("norm",)), seed=0)
-    names = list(trainable_parameters(model))
-    b = [name for name in names if is_lora_b(name)]
-    assert len(b) == 14 and all(name.endswith("lora_B") for name in b) and len(names) == 3 * 14 + 1
-    assert is_lora_b("base_model.model.q_proj.lora_B.default.weight") and not is_lora_b("my_lora_B_norm.weight")
 
 
 def test_a_recipe_s_method_in_full():

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from tunesmith.models import methods
 from tunesmith.models.adapter import load_adapter
 from tunesmith.models.bottleneck import BottleneckTuning
 from tunesmith.models.forward import LanguageModel
-from tunesmith.models.load import LoadedBase, load_base
+from tunesmith.models.load import EMBEDDED, LoadedBase, load_base
 from tunesmith.models.methods import attach, load_tuned
+from tunesmith.models.model_card import model_card
 from tunesmith.models.trunk import frozen_layers
 from tunesmith.models.vocabulary import add_tokens
 from tunesmith.recipe.schema import Base, Method
@@ -282,6 +284,13 @@ def test_the_card_names_base_method_and_loading(folders, tmp_path):
     assert base.weights_sha256 in text and "PeftModel.from_pretrained" in text and "Licence" in text
     assert "resize" not in text and "Added tokens" not in text
     assert not (tmp_path / "a" / "tokenizer.json").exists()
+
+
+def test_the_card_names_the_licence_of_the_base_where_it_is_known(folders):
+    base = load(folders["llama"])
+    assert model_card(base, "full tuning", None).rstrip().endswith("limit what it can be.")
+    text = model_card(replace(base, name="embedded:tiny", folder=EMBEDDED / "tiny"), "full tuning", None)
+    assert "The base: CC BY-SA (MODEL_CARD.md (license): cc-by-sa-4.0)." in text and "the same licence" in text
 
 
 def test_the_cards_of_other_kinds_say_what_they_are_and_load(folders, tmp_path):

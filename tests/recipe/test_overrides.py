@@ -41,6 +41,13 @@ def test_a_section_in_short_form_or_as_a_mapping_is_merged():
     assert data["train"] == {"max_steps": 3, "seed": 2}
 
 
+def test_an_empty_mapping_removes_names_of_one_s_own_and_leaves_sections():
+    recipe = {"data": {"train": "x", "defaults": {"a": "b"}}, "remotes": {"big": {"url": "http://h/v1", "model": "m"}}}
+    data = apply_overrides(recipe, ["remotes={}", "data.defaults={}", "train={}", "data={}"])
+    assert data == {"data": {"train": "x", "defaults": {}}, "remotes": {}}
+    assert apply_overrides(recipe, ["remotes={two: {url: u, model: n}}"])["remotes"].keys() == {"big", "two"}
+
+
 @pytest.mark.parametrize(
     "template", ['"{phrase}" → "{tone}"', "{phrase} → {tone}", "{q}", "a: b", "12", "yes", "# not a comment", "[x]"]
 )

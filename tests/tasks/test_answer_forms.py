@@ -10,7 +10,7 @@ from tests.tasks.rows import example
 from tests.tasks.test_all_tasks import ANSWERS, fitted, rows
 from tests.tiny import byte_tokenizer
 from tunesmith.inference.grammar import Grammars
-from tunesmith.recipe.checks import _CLOSED_FORMS, _ONE_LABEL
+from tunesmith.recipe.schema import CLOSED_FORMS, ONE_LABEL
 from tunesmith.recipe.schema import Task as TaskSpec
 from tunesmith.tasks import fit_task
 from tunesmith.tasks.token_classification import TokenClassification
@@ -36,11 +36,11 @@ def allows(form: AnswerForm | None, text: str) -> bool:
 def test_expected_answers_have_the_form(kind: str) -> None:
     task = fitted(kind, {})
     forms = [task.answer_form(row) for row in rows(kind)]
-    assert all(forms) == any(forms) == (kind in _CLOSED_FORMS)
-    if kind in _CLOSED_FORMS:
+    assert all(forms) == any(forms) == (kind in CLOSED_FORMS)
+    if kind in CLOSED_FORMS:
         assert all(allows(form, task.reply(row.expected)) for form, row in zip(forms, rows(kind), strict=True))
         assert not any(allows(form, "I think that it is this one.") for form in forms)
-    assert all(form.separator is None and form.json_schema is None for form in forms if form and kind in _ONE_LABEL)
+    assert all(form.separator is None and form.json_schema is None for form in forms if form and kind in ONE_LABEL)
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "extraction", "token_classification"])

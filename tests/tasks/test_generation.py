@@ -48,8 +48,9 @@ def test_exact_match_ignores_white_space_only() -> None:
     rows = [example("q", "Paris  is\nold"), example("q", "Paris"), example("q", "42")]
     scores = quick_score(task, [" Paris is old ", "paris", "42."], rows)
     assert scores["exact_match"] == pytest.approx(1 / 3)
-    assert list(task.metrics) == ["exact_match", "rouge_l"]
-    assert list(Generation().metrics) == ["rouge_l", "exact_match"]
+    assert list(task.metrics) == ["exact_match", "rouge_l", "normalised_match"]
+    assert scores["normalised_match"] == 1
+    assert list(Generation().metrics) == ["rouge_l", "exact_match", "normalised_match"]
 
 
 def test_closing_text_is_taken_off_once() -> None:

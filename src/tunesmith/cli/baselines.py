@@ -9,7 +9,7 @@ import click
 from tunesmith.cli.options import RECIPE_FILE, RecipeCommand, new_option, out_option, recipe_options
 from tunesmith.cli.running import run_through
 
-SECTIONS = ("goal", "task", "data", "base", "baselines", "evaluate", "output")
+SECTIONS = ("goal", "task", "data", "base", "baselines", "remotes", "evaluate", "verdict", "output")
 
 
 @click.command("baselines", cls=RecipeCommand, sections=SECTIONS)

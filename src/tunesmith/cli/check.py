@@ -11,7 +11,7 @@ from tunesmith.cli.options import RECIPE_FILE, RecipeCommand, out_option, recipe
 from tunesmith.cli.output import error_json, only_json, print_error, print_json
 from tunesmith.errors import RecipeError
 
-SECTIONS = ("task", "data", "base", "method", "train", "evaluate")
+SECTIONS = ("goal", "task", "data", "base", "method", "train", "remotes", "evaluate", "verdict")
 
 
 @click.command("check", cls=RecipeCommand, sections=SECTIONS)
@@ -71,9 +71,9 @@ def command(
     if out is not None:
         write_json(out / CHECK_REPORT, event_json(report.to_dict()))
     if html is not None:
-        from tunesmith.pipeline.decision_page import write_decision
+        from tunesmith.pipeline.tuning_costs_page import write_tuning_costs
 
-        write_decision(html, report, recipe.stem)
+        write_tuning_costs(html, report, recipe.stem)
     problem = report.problem
     if as_json:
         told = error_json(problem, report.exit_code) if problem is not None else {}

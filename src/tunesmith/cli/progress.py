@@ -97,7 +97,8 @@ def validation_text(event: Mapping[str, Any]) -> str:
 def bar_text(event: Mapping[str, Any]) -> str:
     """One line of progress: `few_shot: 32/480 rows, 4.1 min left`, with its `rate` a second where it has one."""
     done, total = event["done"], event["total"]
-    left = event["seconds"] / done * (total - done) if done else None
+    # The first one has waited for all of its batch, and says nothing of the rest.
+    left = event["seconds"] / done * (total - done) if done > 1 else None
     rest = f", {duration(left)} left" if left else f", {duration(event['seconds'])}" if done == total else ""
     rate = f", {count(round(event['rate']))} {event['unit']}/s" if "rate" in event else ""
     return f"{event['label']}: {count(done)}/{count(total)} {event['unit']}{rate}{rest}"

@@ -19,7 +19,7 @@ from tunesmith.verdict.wording import bare_points, candidate_name, count, durati
 if TYPE_CHECKING:
     from tunesmith.data.fixing import Fixed
     from tunesmith.pipeline import CheckReport, Result
-    from tunesmith.pipeline.decision import Decision
+    from tunesmith.pipeline.tuning_costs import TuningCosts
     from tunesmith.recipe import Choice
     from tunesmith.runs import RunSummary
 
@@ -64,27 +64,27 @@ def print_check(report: CheckReport) -> None:
     if report.splits:
         console.print(Text("splits", style="bold"))
         console.print(Padding(splits_text(report.splits), (0, 0, 1, 2)))
-    if report.decision is not None:
-        print_decision(console, report.decision)
+    if report.tuning_costs is not None:
+        print_tuning_costs(console, report.tuning_costs)
     console.print(findings_table(report.findings))
 
 
-def print_decision(console: Console, decision: Decision) -> None:
+def print_tuning_costs(console: Console, costs: TuningCosts) -> None:
     """The four costs of tuning, each with how it is known, and one sentence on all."""
-    from tunesmith.pipeline.decision import sections
-    from tunesmith.pipeline.decision_page import STATE_WORDS
+    from tunesmith.pipeline.tuning_costs_page import STATE_WORDS
+    from tunesmith.pipeline.tuning_costs_words import sections
 
     console.print(Text("what tuning would cost", style="bold"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for style in ("", "", "dim"):
         table.add_column(overflow="fold", style=style)
-    for section in sections(decision):
+    for section in sections(costs):
         state = Text(STATE_WORDS[section.state], _STATE_STYLES[section.state])
         table.add_row(Text(section.name, "bold"), state, Text(section.question))
         for what, value, how in section.lines:
             table.add_row(Text(f"  {what}"), Text(value), Text(how))
     console.print(Padding(table, (0, 0, 0, 2)))
-    console.print(Padding(Text(decision.summary), (0, 0, 1, 2)))
+    console.print(Padding(Text(costs.summary), (0, 0, 1, 2)))
 
 
 def splits_text(splits: Mapping[str, Any]) -> Text:

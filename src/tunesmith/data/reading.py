@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tunesmith.data.csv_rows import open_table
 from tunesmith.data.findings import FindingLog
 from tunesmith.data.json_rows import JsonParser, read_json_array, read_json_lines
 from tunesmith.data.sources.address import Address, address_of
@@ -23,7 +24,6 @@ from tunesmith.data.sources.decoding import TextStream
 from tunesmith.data.sources.plain_text import looks_tabular, looks_tagged, read_tagged, read_text
 from tunesmith.data.sources.records import rows_of
 from tunesmith.data.sources.yaml_rows import read_yaml
-from tunesmith.data.tables import open_table
 from tunesmith.data.types import Finding, Row
 from tunesmith.errors import DataError
 

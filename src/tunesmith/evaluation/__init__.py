@@ -1,6 +1,5 @@
 """Evaluation: candidates that answer, scores with intervals, and their comparison."""
 
-from tunesmith.evaluation.choosing import Choice, Variant, choose_prompt
 from tunesmith.evaluation.comparison import (
     Comparison,
     compare,
@@ -11,6 +10,7 @@ from tunesmith.evaluation.comparison import (
 )
 from tunesmith.evaluation.document_files import Document, Documents, read_documents
 from tunesmith.evaluation.passages import Passage, PassageFinder, cut_all
+from tunesmith.evaluation.prompt_choice import Choice, Variant, choose_prompt
 from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.retrieval import Retriever
 from tunesmith.evaluation.scoring import answer_and_score, measure_latency

@@ -24,7 +24,7 @@ from tunesmith.runs import RunFolder, is_run
 _NAMED = 8
 """Problems that are told one by one."""
 _OF_RUNS = "in the folder of a run"
-_TEXT_KEYS = ("text", "content", "body", "page_content", "passage", "document")
+_TEXT_KEYS = ("text", "content", "body", "page_content", "passage", "document", "markdown")
 _TITLE_KEYS = ("title", "name", "id", "url", "source")
 _HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 

@@ -20,7 +20,6 @@ from tunesmith.data.types import Message
 from tunesmith.errors import EngineError
 from tunesmith.inference.abilities import may_attend_behind, may_share, takes_a_mask
 from tunesmith.inference.behind_prefix import Prefix, attending_behind, own_mask
-from tunesmith.inference.choosing import draw, greedy, streams
 from tunesmith.inference.grammar import Grammars, HeldRows
 from tunesmith.inference.label_scores import (
     AnswerTree,
@@ -32,6 +31,7 @@ from tunesmith.inference.label_scores import (
     score_rows,
     score_tree,
 )
+from tunesmith.inference.next_token import draw, greedy, streams
 from tunesmith.inference.prefixes import PrefixCache, common_beginning, window_beginning
 from tunesmith.inference.types import Generation, Sampling
 from tunesmith.tasks.types import AnswerForm

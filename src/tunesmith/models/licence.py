@@ -98,11 +98,11 @@ def check_licence(folder: Path | None, use: Use | None, *, name: str = "") -> Li
     return LicenceCheck(decisive.licence.name, use, permission, told, _places(found), gated, hub)
 
 
-def readings(folder: Path) -> Iterator[Reading]:
-    """Every place in a base's folder that names a licence."""
+def readings(folder: Path, *, above: tuple[Path, ...] = ()) -> Iterator[Reading]:
+    """Every place in a base's folder that names a licence. above: folders of models that were made of this one."""
     for name in CARDS:
         if (folder / name).is_file():
-            yield from _in_card(folder / name)
+            yield from _in_card(folder / name, above)
     for path in sorted(folder.iterdir()):
         if path.is_file() and any(name in path.name.lower() for name in _NAMES):
             text = _text(path)
@@ -130,7 +130,7 @@ def front_matter(text: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else {} if found is None else None
 
 
-def _in_card(path: Path) -> Iterator[Reading]:
+def _in_card(path: Path, above: tuple[Path, ...]) -> Iterator[Reading]:
     card = front_matter(_text(path))
     if card is None:  # it may have named a licence: what other files say is not all
         yield Reading(path.name, "a card whose front matter cannot be read", None)
@@ -145,7 +145,20 @@ def _in_card(path: Path) -> Iterator[Reading]:
             yield Reading(f"{path.name} (license)", name, licence_by_id(name))
     if made_of := card.get("base_model"):
         origin = ", ".join(map(str, made_of)) if isinstance(made_of, list) else str(made_of)
-        yield Reading(f"{path.name} (base_model)", f"that of {origin}", _made_of(origin) if names else None)
+        there = _of_origin(path, origin, above)
+        if there:
+            yield from there
+        else:
+            yield Reading(f"{path.name} (base_model)", f"that of {origin}", _made_of(origin) if names else None)
+
+
+def _of_origin(card: Path, origin: str, above: tuple[Path, ...]) -> list[Reading]:
+    """What names a licence in the folder a model was made of, where that lies here: a merged model names it."""
+    folder, above = Path(origin), (*above, card.parent.resolve())
+    if not folder.is_absolute() or not folder.is_dir() or folder.resolve() in above:
+        return []
+    where = f"{card.name} (base_model)"
+    return [Reading(f"{where}, its {one.where}", one.said, one.licence) for one in readings(folder, above=above)]
 
 
 def _made_of(origin: str) -> Licence:

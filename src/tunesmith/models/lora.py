@@ -270,14 +270,6 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def is_lora_b(name: str) -> bool:
-    """Whether a parameter, by its name in the model, is a B matrix, which LoRA+ gives a higher learning rate.
-
-    Hayou et al. 2024, arXiv 2402.12354. Names by PEFT (`….lora_B.default.weight`) count too.
-    """
-    return "lora_B" in name.split(".")
-
-
 def _names(given: str | Sequence[str]) -> str | tuple[str, ...]:
     return given if isinstance(given, str) else tuple(given)
 

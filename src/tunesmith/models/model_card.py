@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunesmith.models.licence import check_licence, readings
 from tunesmith.models.load import LoadedBase
 from tunesmith.models.lora import LoraSettings
 from tunesmith.models.lora_init import FROM_WEIGHTS
@@ -44,7 +45,7 @@ def adapter_card(base: LoadedBase, method: str, added: AddedTokens | None, note:
             "\nOn the base's full weights, as loaded below, answers differ a little from those in training. A merged "
             "export of the run holds the weights that were trained on.\n"
         )
-    return text + _loading(lines)
+    return text + _ending(base, lines)
 
 
 def own_card(base: LoadedBase, method: str, added: AddedTokens | None, note: str = "", how: str = "") -> str:
@@ -64,7 +65,9 @@ def own_card(base: LoadedBase, method: str, added: AddedTokens | None, note: str
         "model, tokenizer = base.model, base.tokenizer",
     ]
     text = _head(base, "tunesmith") + _facts(base, method, note) + (_tokens(added) if added else "")
-    return text + "\nThe peft library does not know adapters of this kind; Tunesmith loads them.\n" + _loading(lines)
+    return (
+        text + "\nThe peft library does not know adapters of this kind; Tunesmith loads them.\n" + _ending(base, lines)
+    )
 
 
 def model_card(base: LoadedBase, method: str, added: AddedTokens | None, note: str = "") -> str:
@@ -77,7 +80,7 @@ def model_card(base: LoadedBase, method: str, added: AddedTokens | None, note: s
         "model = AutoModelForCausalLM.from_pretrained(FOLDER)",
     ]
     text = _head(base, "transformers") + _facts(base, method, note) + (_tokens(added) if added else "")
-    return text + _loading(lines)
+    return text + _ending(base, lines)
 
 
 def lora_words(settings: LoraSettings, quantize: str = "none") -> str:
@@ -116,9 +119,15 @@ def _tokens(added: AddedTokens) -> str:
     return f"- Added tokens, with their ids: {named}; embeddings and head come with the tuned weights\n"
 
 
-def _loading(lines: Sequence[str]) -> str:
+def _ending(base: LoadedBase, lines: Sequence[str]) -> str:
     """How to load it, and what is to be said of its licence."""
-    return (
-        "\n## Loading\n\n```python\n" + "\n".join(lines) + "\n```\n"
-        "\n## Licence\n\nNot stated here. The licence of the base and the rights in the data limit what it can be.\n"
-    )
+    return "\n## Loading\n\n```python\n" + "\n".join(lines) + "\n```\n" + _licence(base)
+
+
+def _licence(base: LoadedBase) -> str:
+    """What limits its licence; that of the base by name, where its folder says one that is known."""
+    text = "Not stated here. The licence of the base and the rights in the data limit what it can be."
+    if base.folder is not None and any(one.licence for one in readings(base.folder)):
+        found = check_licence(base.folder, None, name=base.name)
+        text += f" The base: {found.name} ({'; '.join(found.where)}). {found.conditions}".rstrip()
+    return f"\n## Licence\n\n{text}\n"

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
-from tunesmith.evaluation.choosing import Variant, choose_prompt
 from tunesmith.evaluation.encoder import TextEncoder, load_encoder
+from tunesmith.evaluation.prompt_choice import Variant, choose_prompt
 from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.retrieval import Retriever
 from tunesmith.evaluation.shots import draw_shots, first_shots
@@ -107,7 +107,7 @@ def _documents(
     search = document_search(prepared, engine, encoder)
     if skipped := search.documents.skipped:
         kinds = ", ".join(f"{kind} {count}" for kind, count in skipped.items())
-        listener({"kind": "note", "text": f"documents: {sum(skipped.values()):,} files are not read ({kinds})"})
+        listener({"kind": "note", "text": f"documents: files that are not read: {sum(skipped.values()):,} ({kinds})"})
 
     def make(variant: Variant, **more: Any) -> PromptCandidate:
         more["facts"] = {**search.facts, **more.get("facts", {})}

@@ -20,7 +20,6 @@ from tunesmith.data.types import Finding
 from tunesmith.errors import DataError, EngineError, RecipeError, TunesmithError, VerificationError
 from tunesmith.evaluation.document_files import read_documents
 from tunesmith.models.servable import Servability, servable
-from tunesmith.pipeline.decision import Decision, decide_costs, decide_without_base
 from tunesmith.pipeline.estimating import TrainingEstimate, estimate_training
 from tunesmith.pipeline.numbers import DataNumbers
 from tunesmith.pipeline.prepare import (
@@ -35,6 +34,7 @@ from tunesmith.pipeline.prepare import (
 )
 from tunesmith.pipeline.preview import numbers_of
 from tunesmith.pipeline.remotes import remote_problems
+from tunesmith.pipeline.tuning_costs import TuningCosts, costs_with_base, costs_without_base
 from tunesmith.recipe.resolve import Choice
 from tunesmith.recipe.schema import Data, Recipe
 from tunesmith.tasks import fit_task
@@ -49,8 +49,8 @@ _SETTING = "remote_setting"
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """What `check` found. `preview` holds examples as (text, loss weight) pairs, `lengths` tokens per training row,
-    `leaks` the test rows that were seen before, one by one, `decision` the four costs of tuning. `problem`: why the
-    base could not be loaded, where the data has no errors of its own; then no row was tokenised and nothing timed.
+    `leaks` the test rows that were seen before, one by one. `problem`: why the base could not be loaded, where the data
+    has no errors of its own; then no row was tokenised and nothing timed.
     """
 
     findings: tuple[Finding, ...]
@@ -61,7 +61,7 @@ class CheckReport:
     numbers: DataNumbers | None = None
     splits: dict[str, Any] = field(default_factory=dict)
     leaks: tuple[LeakedRow, ...] = ()
-    decision: Decision | None = None
+    tuning_costs: TuningCosts | None = None
     problem: TunesmithError | None = None
 
     @property
@@ -85,7 +85,7 @@ class CheckReport:
             "lengths": list(self.lengths),
             "estimate": self.estimate,
             "numbers": self.numbers.to_dict() if self.numbers is not None else None,
-            "decision": self.decision.to_dict() if self.decision is not None else None,
+            "tuning_costs": self.tuning_costs.to_dict() if self.tuning_costs is not None else None,
         }
 
 
@@ -118,7 +118,7 @@ def check(recipe: Recipe, listener: Listener = lambda event: None, *, quick: boo
         numbers=numbers,
         splits=_splits(rows, recipe),
         leaks=rows.leaks,
-        decision=decide_costs(prepared, estimate, numbers, too_long),
+        tuning_costs=costs_with_base(prepared, estimate, numbers, too_long),
     )
 
 
@@ -143,7 +143,7 @@ def _unprepared(recipe: Recipe, rows: Rows, beside: Sequence[Finding], error: Tu
         tuple(findings),
         splits=_splits(rows, recipe),
         leaks=rows.leaks,
-        decision=decide_without_base(recipe, rows, labels, error) if of_base else None,
+        tuning_costs=costs_without_base(recipe, rows, labels, error) if of_base else None,
         problem=None if data_has_errors else error,
     )
 

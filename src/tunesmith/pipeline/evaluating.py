@@ -18,6 +18,7 @@ from tunesmith.evaluation.looping import looped
 from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.evaluation.types import Candidate, Evaluation
 from tunesmith.inference.types import Engine
+from tunesmith.pipeline.answer_perplexity import answer_perplexity
 from tunesmith.pipeline.calibrating import calibrate
 from tunesmith.pipeline.clusters import clusters_of
 from tunesmith.pipeline.prepare import Listener, Prepared
@@ -55,7 +56,8 @@ def evaluate_ways(
     """A candidate in every way that the recipe names, the deciding one first and under the candidate's own name.
 
     Where the recipe wants several answers per row they are drawn here, in each way that writes answers. Of a way that
-    scores labels the calibration is measured too (`pipeline.calibrating`).
+    scores labels the calibration is measured too (`pipeline.calibrating`), where answers are free texts the perplexity
+    of those expected (`pipeline.answer_perplexity`).
     """
     spec, named, found = prepared.recipe.evaluate, ways(prepared), []
     draws = Draws(spec.samples, spec.temperature, prepared.recipe.train.seed) if spec.samples > 1 else None
@@ -63,7 +65,12 @@ def evaluate_ways(
         name = candidate.name if place == 0 else f"{candidate.name}_{way}"
         told = candidate.facts if list(named) == ["free"] else {**candidate.facts, "decoding": way}
         one = replace(candidate, name=name, facts=told, decoding=way, draws=None if way == "scored" else draws)
-        found.append(evaluate(one, prepared, folder, listener))
+        evaluation = evaluate(one, prepared, folder, listener)
+        if place == 0:
+            settings = {**asking_settings(prepared), "adapter": _adapter(candidate.name, folder)}
+            notes = answer_perplexity(one, prepared, folder, listener, **settings)
+            evaluation = replace(evaluation, notes={**evaluation.notes, **notes})
+        found.append(evaluation)
         if way == "scored":
             calibrate(one, found[-1], prepared, folder, listener)
     return found
@@ -75,9 +82,6 @@ def evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, listen
     The notes say how often it was cut by the token limit, and how often while it repeated itself.
     """
     spec = prepared.recipe.evaluate
-    tuned = is_tuned(candidate.name)
-    training = folder.path / "training.json"
-    adapter = json.loads(training.read_text())["adapter_sha256"] if tuned else None
     stage = Stage(
         folder,
         f"evaluate_{candidate.name}",
@@ -85,7 +89,7 @@ def evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, listen
         **data_key(prepared),
         **asking_settings(prepared),
         **_way_settings(candidate),
-        adapter=adapter,
+        adapter=_adapter(candidate.name, folder),
         k=candidate.notes.get("k"),
     )
     evaluation = evaluate_candidate(
@@ -98,7 +102,7 @@ def evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, listen
         confidence=spec.confidence,
         seed=prepared.recipe.train.seed,
         clusters=clusters_of(prepared),
-        on_progress=progress(listener, "evaluate" if tuned else "baselines", candidate.name),
+        on_progress=progress(listener, "evaluate" if is_tuned(candidate.name) else "baselines", candidate.name),
     )
     if stage.result is None:
         stage.finish({m.metric: m.value for m in evaluation.metrics})
@@ -108,6 +112,14 @@ def evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, listen
 def is_tuned(name: str) -> bool:
     """Whether a candidate is the tuned model, in one way of answering or another."""
     return name == TUNED or name in {f"{TUNED}_{way}" for way in ("free", "grammar", "scored")}
+
+
+def _adapter(name: str, folder: RunFolder) -> str | None:
+    """Hash of the tuned weights, where the candidate is the tuned model."""
+    if not is_tuned(name):
+        return None
+    found: str = json.loads((folder.path / "training.json").read_text())["adapter_sha256"]
+    return found
 
 
 def asking_settings(prepared: Prepared) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from tunesmith.pipeline.numbers import estimate_error
 from tunesmith.pipeline.opening import open_base, open_tuned, tuned_folder
 from tunesmith.pipeline.planning import fit_memory, fuse_layers, plan_of, recomputed_layers
 from tunesmith.pipeline.prepare import Listener, Prepared, trainable_samples
-from tunesmith.pipeline.scoring import ValidationScore, validation_score
 from tunesmith.pipeline.stage import Stage, data_key
+from tunesmith.pipeline.validation_scoring import ValidationScore, validation_score
 from tunesmith.recipe import dump_recipe
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder, staged_folder, write_json, write_text

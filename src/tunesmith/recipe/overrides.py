@@ -39,8 +39,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Pat
     """`data` with each `dotted.key=value` set; the value is read as YAML, text settings take it as it is.
 
     `base` is the folder from which relative paths in overrides count (None leaves them). A section can be given in
-    its short form (`method=full`) or as a mapping; either is merged into what is there. Raises `InvalidRecipeError`
-    naming every override that is wrong, and with them all that is wrong in the recipe itself.
+    its short form (`method=full`) or as a mapping; either is merged into what is there, and so are names of your own;
+    `{}` removes those (`remotes={}`). Raises `InvalidRecipeError` naming every override that is wrong, and with them
+    all that is wrong in the recipe itself.
     """
     result = expand_short(data)
     problems: list[Problem] = []
@@ -65,7 +66,8 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str], base: Pat
             if section_of(field) is not None and not isinstance(value, dict):
                 problems.append(Problem(key, f"{raw!r} is not allowed", expected=f"a setting in it: {key}.NAME=value"))
                 continue
-            _put(result, path, value, base)
+            if value or section_of(field) is None:  # an empty section adds nothing
+                _put(result, path, value, base)
     if problems:
         others = _wrong_besides(result, {problem.key for problem in problems})
         raise InvalidRecipeError([*problems, *others], "--set and the recipe" if others else "--set")
@@ -155,7 +157,7 @@ def _put(data: dict[str, Any], path: Sequence[str], value: Any, base: Path | Non
 def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
     for key, value in source.items():
         inner = target.get(key)
-        if isinstance(inner, dict) and isinstance(value, dict):
+        if isinstance(inner, dict) and isinstance(value, dict) and value:
             _merge(inner, value)
         else:
             target[key] = value

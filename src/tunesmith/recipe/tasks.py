@@ -40,7 +40,7 @@ METRICS: dict[TaskType, tuple[str, ...]] = {
     "text_to_sql": ("execution_accuracy", "valid_sql", "exact_match"),
     "tool_calls": ("call_accuracy", "name_accuracy", "argument_f1", "decision_accuracy"),
     "code": ("pass_at_1", "valid_python", "exact_match"),
-    "generation": ("rouge_l", "exact_match"),
+    "generation": ("rouge_l", "exact_match", "normalised_match"),
 }
 """Metrics that may decide, by task. An extraction of objects has `f1.FIELD` for each field besides."""
 ONE_LABEL: tuple[TaskType, ...] = ("classification", "ordinal")

@@ -11,6 +11,7 @@ from tunesmith.data.types import Example
 from tunesmith.tasks.answers import without_closing
 from tunesmith.tasks.base import TaskBase
 from tunesmith.tasks.metrics import MeanMetric
+from tunesmith.tasks.question_answering import same
 from tunesmith.tasks.types import Metric
 from tunesmith.tasks.words import words
 
@@ -37,10 +38,11 @@ class Generation(TaskBase):
 
     @property
     def own_metrics(self) -> Sequence[Metric]:
-        """Exact match and ROUGE-L; the first decides."""
+        """Exact match and ROUGE-L, of which the first decides, and the match without case, punctuation and articles."""
         exact = MeanMetric("exact_match", binary=True, score=lambda answer, target: float(collapse(answer) == target))
         rouge = MeanMetric("rouge_l", binary=False, score=rouge_l)
-        return (exact, rouge) if self.short_answers else (rouge, exact)
+        near = MeanMetric("normalised_match", binary=True, score=lambda answer, target: float(same(answer, target)))
+        return (exact, rouge, near) if self.short_answers else (rouge, exact, near)
 
     def parse(self, text: str) -> str:
         """The answer without the template's closing text; every text can be read."""

@@ -11,6 +11,7 @@ _METRICS = {
     "entity_f1": "entity F1",
     "valid_json": "valid JSON",
     "exact_match": "exact match",
+    "normalised_match": "normalised match",
     "rouge_l": "ROUGE-L",
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",

@@ -22,7 +22,8 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json({"formats": known, "targets": {name: list(written) for name, written in FAMILIES.items()}})
         return
+    width = max(len(name) for name in formats())
     for format in known:
-        click.echo(f"{format['name']:<12} {format['title']}{'' if format['written'] else '; only read'}")
+        click.echo(f"{format['name']:<{width}} {format['title']}{'' if format['written'] else '; only read'}")
     click.echo("\nOther tables are read by their columns: prompt_completion, data.columns, or data.template.")
     click.echo(f"--to also takes {', '.join(FAMILIES)}: whichever of them the rows ask for.")

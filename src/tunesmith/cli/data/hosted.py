@@ -41,7 +41,7 @@ def command(file: Path, service: Service, method: Method, part: Part, as_json: b
         print_json({"file": str(file), "service": service, "rows": made.rows, "refusals": refusals})
     else:
         for found, said in made.refusals:
-            where = f" (lines {shortened(found.lines)})" if found.lines else ""
+            where = f" ({'line' if len(found.lines) == 1 else 'lines'} {shortened(found.lines)})" if found.lines else ""
             click.echo(f"{said.stage}, {said.code or said.status}: {said.message}{where}\n  to do: {found.fix}")
         if made.accepted:
             click.echo(f"{file}: {made.rows:,} rows, nothing that {service} is known to refuse")

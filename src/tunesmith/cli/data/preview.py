@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MARKS = {"\n": "↵\n", "\t": "→\t", "\r": "␍"}
 
 
-@click.command("preview", cls=RecipeCommand, sections=("task", "data", "base", "train", "verdict"))
+@click.command("preview", cls=RecipeCommand, sections=("task", "data", "base", "method", "train", "verdict"))
 @click.argument("recipe", type=RECIPE_FILE)
 @click.option("--rows", type=click.IntRange(0), default=3, show_default=True, metavar="N", help="Rows to show.")
 @click.option("--row", "wanted", multiple=True, metavar="ID|LINE", help="Show this row instead; repeatable.")

@@ -38,9 +38,8 @@ def conflict_findings(source: str, rows: Sequence[Example]) -> list[Finding]:
     if not conflicts:
         return []
     lines = [rows[place].line for place in conflicts[0]]
-    message = (
-        f"{CODES['conflicting_answers'].title}: {len(conflicts):,} inputs, such as lines {shortened(sorted(lines))}"
-    )
+    inputs = f"{len(conflicts):,} inputs, such as" if len(conflicts) > 1 else "one input,"
+    message = f"{CODES['conflicting_answers'].title}: {inputs} lines {shortened(sorted(lines))}"
     answers = dict.fromkeys(rows[place].expected for place in conflicts[0])
     example = f"{shown(rows[conflicts[0][0]].question)} → {' / '.join(shown(answer, 40) for answer in answers)}"
     every = [rows[place].line for group in conflicts for place in group]

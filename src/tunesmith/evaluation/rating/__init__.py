@@ -7,13 +7,6 @@ from tunesmith.evaluation.rating.agreement import (
     fleiss_kappa,
     krippendorff_alpha,
 )
-from tunesmith.evaluation.rating.evidence import (
-    JUDGE_FILE,
-    PEOPLE_FILE,
-    Preference,
-    preference_from,
-    read_preferences,
-)
 from tunesmith.evaluation.rating.of_run import (
     choose_candidates,
     pairs_of,
@@ -23,6 +16,13 @@ from tunesmith.evaluation.rating.of_run import (
 )
 from tunesmith.evaluation.rating.pairs import Pair, answers_sha256, read_pairs, stored_candidates
 from tunesmith.evaluation.rating.plan import Plan, make_plan, open_pairs
+from tunesmith.evaluation.rating.preferences import (
+    JUDGE_FILE,
+    PEOPLE_FILE,
+    Preference,
+    preference_from,
+    read_preferences,
+)
 from tunesmith.evaluation.rating.ratings import (
     BOTH_BAD,
     RATINGS_FILE,

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tunesmith.errors import RecipeError
-from tunesmith.evaluation.rating.evidence import PEOPLE_FILE
 from tunesmith.evaluation.rating.pairs import Pair, answers_sha256, read_pairs, stored_candidates
+from tunesmith.evaluation.rating.preferences import PEOPLE_FILE
 from tunesmith.evaluation.rating.ratings import RATINGS_FILE, RatingLog, read_ratings
 from tunesmith.evaluation.rating.summary import RatingSummary, summarise
 from tunesmith.runs import RunFolder, write_json

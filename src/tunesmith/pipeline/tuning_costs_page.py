@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
-from tunesmith.pipeline.decision import State, sections
 from tunesmith.pipeline.preview_page import cost_cells, environment
+from tunesmith.pipeline.tuning_costs import State
+from tunesmith.pipeline.tuning_costs_words import sections
 from tunesmith.runs.atomic import write_text
 
 if TYPE_CHECKING:
@@ -20,21 +21,21 @@ _TONES: dict[State, str] = {"fine": "info", "look": "warning", "stop": "error"}
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
-def write_decision(path: Path, report: CheckReport, title: str) -> None:
+def write_tuning_costs(path: Path, report: CheckReport, title: str) -> None:
     """Write the page as one file, whole or not at all. Raises `ResourceError` where it cannot be written."""
-    write_text(path, render_decision(report, title).encode("utf-8", "replace").decode("utf-8"))
+    write_text(path, render_tuning_costs(report, title).encode("utf-8", "replace").decode("utf-8"))
 
 
-def render_decision(report: CheckReport, title: str) -> str:
+def render_tuning_costs(report: CheckReport, title: str) -> str:
     """The page as HTML: the costs, all places a training could run, and the findings of the check."""
     page = environment()
     css, _, _ = jinja2.PackageLoader("tunesmith.verdict", "templates").get_source(page, "report.css")
-    numbers, decision = report.numbers, report.decision
-    found = sections(decision) if decision is not None else ()
-    return page.get_template("decision.html.jinja").render(
+    numbers, tuning = report.numbers, report.tuning_costs
+    found = sections(tuning) if tuning is not None else ()
+    return page.get_template("tuning_costs.html.jinja").render(
         css=Markup(css),
         title=title,
-        decision=decision,
+        tuning=tuning,
         sections=[(section, STATE_WORDS[section.state], _TONES[section.state]) for section in found],
         costs=[cost_cells(cost, numbers.currency) for cost in numbers.costs] if numbers is not None else [],
         sources=numbers.sources if numbers is not None else (),

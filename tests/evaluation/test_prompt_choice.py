@@ -9,7 +9,7 @@ from tests.evaluation.engines import FakeEngine
 from tests.tasks.rows import example
 from tunesmith.data.types import Message
 from tunesmith.errors import DataError
-from tunesmith.evaluation.choosing import Choice, Variant, choose_prompt
+from tunesmith.evaluation.prompt_choice import Choice, Variant, choose_prompt
 from tunesmith.evaluation.prompts import PromptCandidate
 from tunesmith.tasks.classification import Classification
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.inference.test_torch_engine import NEW, engine, prompts, stopping_model
 from tunesmith.inference import torch_engine
-from tunesmith.inference.choosing import draw, streams
+from tunesmith.inference.next_token import draw, streams
 from tunesmith.inference.types import Sampling
 
 HOT = Sampling(0.8, seed=7)

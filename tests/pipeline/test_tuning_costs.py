@@ -16,10 +16,10 @@ from tunesmith.runs import RunFolder, write_json
 COSTS = ("base", "data", "effort", "compute")
 
 
-def decision(tunesmith, *more: str) -> dict:
+def tuning_costs(tunesmith, *more: str) -> dict:
     said = tunesmith("check", "recipe.yaml", "--json", "--quick", *more)
     assert said.code == 0, said.out
-    return said.json["decision"]
+    return said.json["tuning_costs"]
 
 
 def test_effort_is_rows_missing_times_minutes_and_the_hours_of_work(project, tunesmith):
@@ -29,7 +29,7 @@ def test_effort_is_rows_missing_times_minutes_and_the_hours_of_work(project, tun
         "name: tones\nverdict:\n  min_gain: 0.1\n"
         "  prices: {minutes_per_row: 3, hours_of_work: 5, work_per_hour: 40, currency: EUR}",
     )
-    found = decision(tunesmith)
+    found = tuning_costs(tunesmith)
     data, effort = found["data"], found["effort"]
     # 50 training rows; by thumb 200 for three labels. A gain of 10 points asks for 0.12 · (2.8016 / 0.1)² = 95 rows.
     assert (data["train_rows"], data["wanted"]["rows"], data["train_rows_missing"]) == (50, 200, 150)
@@ -50,7 +50,7 @@ def test_compute_is_training_and_hosting(project, tunesmith):
         "  prices: {hosting_hours_per_month: 200, hardware_per_hour: 0.5, power_watts: 100, electricity_per_kwh: 0.3}",
     )
     said = tunesmith("check", "recipe.yaml", "--json", "--quick")
-    compute, estimate = said.json["decision"]["compute"], said.json["estimate"]
+    compute, estimate = said.json["tuning_costs"]["compute"], said.json["estimate"]
     assert compute["hosting_money"] == pytest.approx(100) and compute["hosting_electricity"] == pytest.approx(6)
     assert compute["hosting_per_1000"] == pytest.approx(20)
     spent = estimate["training_seconds"] + estimate["validation_seconds"]
@@ -67,18 +67,18 @@ def test_a_forbidden_use_says_stop_and_ends_as_before(project, tunesmith):
     base = save_base(project / "nc")
     (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     more = ("--set", "base.model=nc")
-    found = decision(tunesmith, *more, "--set", "goal.use=commercial")
+    found = tuning_costs(tunesmith, *more, "--set", "goal.use=commercial")
     assert found["base"]["state"] == "stop" and found["base"]["licence"]["permission"] == "forbidden"
     assert found["base"]["licence"]["where"] == ["README.md (license): cc-by-nc-4.0"]
     assert "Do not tune this base" in found["summary"] and "tunesmith bases" in found["summary"]
-    assert decision(tunesmith, *more, "--set", "goal.use=research")["base"]["state"] == "look"
-    assert decision(tunesmith, *more)["base"]["state"] == "look"  # nobody said what it is for
+    assert tuning_costs(tunesmith, *more, "--set", "goal.use=research")["base"]["state"] == "look"
+    assert tuning_costs(tunesmith, *more)["base"]["state"] == "look"  # nobody said what it is for
 
 
 def test_a_free_base_with_rows_enough_is_fine(project, tunesmith, base):
     free = save_base(project / "free")
     (free / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n")
-    found = decision(tunesmith, "--set", "base.model=free", "--set", "verdict.min_gain=0")
+    found = tuning_costs(tunesmith, "--set", "base.model=free", "--set", "verdict.min_gain=0")
     assert found["base"]["state"] == "fine"
     assert (found["base"]["files"]["weights"], found["base"]["files"]["obstacles"]) == ("safetensors", [])
     assert found["base"]["bytes"] == (free / "model.safetensors").stat().st_size
@@ -108,14 +108,14 @@ def kept_curve(project: Path, answer: str, *, train_rows: int = 50) -> None:
 )
 def test_a_learning_curve_knows_better_than_the_thumb(project, tunesmith, answer, wanted, how):
     kept_curve(project, answer)
-    found = decision(tunesmith)["data"]
+    found = tuning_costs(tunesmith)["data"]
     assert found["wanted"]["rows"] == wanted and how in found["wanted"]["how"]
     assert found["train_rows_missing"] == max(0, wanted - 50)
 
 
 def test_a_curve_of_other_rows_says_nothing(project, tunesmith):
     kept_curve(project, "more_data_does_not_help", train_rows=25)
-    assert decision(tunesmith)["data"]["wanted"]["rows"] == 200
+    assert tuning_costs(tunesmith)["data"]["wanted"]["rows"] == 200
 
 
 def test_for_people_in_the_terminal_and_on_a_page(project, tunesmith):
@@ -134,7 +134,7 @@ def test_for_people_in_the_terminal_and_on_a_page(project, tunesmith):
 def test_a_page_of_data_with_errors_says_what_to_mend(project, tunesmith):
     (project / "rows.csv").write_text("phrase,tone\nhello,\n")
     said = tunesmith("check", "recipe.yaml", "--json", "--html", "costs.html")
-    assert said.code == 3 and said.json["decision"] is None
+    assert said.code == 3 and said.json["tuning_costs"] is None
     page = (project / "costs.html").read_text()
     assert "The data cannot be used as it is" in page and 'class="flag error"' in page
 
@@ -146,7 +146,7 @@ def test_a_bare_file_has_no_costs(project, tunesmith):
 
 
 def test_all_of_it_is_json(project, tunesmith):
-    found = decision(tunesmith)
+    found = tuning_costs(tunesmith)
     assert set(found) == {*COSTS, "summary"}
     assert json.loads(json.dumps(found)) == found
 
@@ -154,7 +154,7 @@ def test_all_of_it_is_json(project, tunesmith):
 def test_where_no_row_fits_the_training_is_not_known_and_that_is_said(project, tunesmith):
     said = tunesmith("check", "recipe.yaml", "--json", "--quick", "--set", "train.max_length=3")
     assert said.code == 3
-    found = said.json["decision"]
+    found = said.json["tuning_costs"]
     assert found["compute"]["training_money"] is None and found["compute"]["state"] == "look"
     assert found["base"]["rows_too_long"] == 50 and found["base"]["state"] == "look"
     assert "without the training" in found["summary"]
@@ -162,7 +162,7 @@ def test_where_no_row_fits_the_training_is_not_known_and_that_is_said(project, t
 
 def test_prices_in_two_currencies_are_not_compared(project, tunesmith):
     prices = "verdict.prices.currency=JPY", "verdict.prices.devices={NVIDIA H100 SXM: 9000}"
-    found = decision(tunesmith, *(word for price in prices for word in ("--set", price)))["compute"]
+    found = tuning_costs(tunesmith, *(word for price in prices for word in ("--set", price)))["compute"]
     # Another place for less dollars than these are yen would be no bargain.
     assert (found["elsewhere"], found["elsewhere_currency"]) == ("NVIDIA H100 SXM", "JPY")
 
@@ -184,7 +184,7 @@ def test_a_base_that_cannot_be_loaded_still_gives_the_other_costs(project, tunes
         "check", "recipe.yaml", "--json", "--quick", "--set", f"base.model={model}", "--html", "costs.html"
     )
     assert said.code == code == said.error["exit_code"] and words in said.error["what"]
-    found = said.json["decision"]
+    found = said.json["tuning_costs"]
     assert found["base"]["state"] == "stop" and words in found["base"]["problem"] and words in found["summary"]
     assert found["compute"]["training_money"] is None and found["compute"]["hosting_money"] >= 0
     assert (found["data"]["train_rows"], found["data"]["wanted"]["rows"]) == (50, 200)  # labels are known without it
@@ -199,7 +199,7 @@ def test_a_base_that_cannot_be_loaded_still_gives_the_other_costs(project, tunes
 
 def test_a_setting_that_is_wrong_is_no_matter_of_the_base(project, tunesmith):
     said = tunesmith("check", "recipe.yaml", "--json", "--quick", "--set", "goal.metric=bleu")
-    assert said.code == 2 and said.error["where"] == "goal.metric" and "decision" not in said.json
+    assert said.code == 2 and said.error["where"] == "goal.metric" and "tuning_costs" not in said.json
 
 
 def test_a_base_that_cannot_be_loaded_and_rows_with_errors_are_told_at_once(project, tunesmith):
@@ -207,5 +207,5 @@ def test_a_base_that_cannot_be_loaded_and_rows_with_errors_are_told_at_once(proj
     (project / "rows.csv").write_text("\n".join([*rows, "only a phrase,"]) + "\n")
     said = tunesmith("check", "recipe.yaml", "--json", "--quick", "--set", "base.model=/no/such/folder")
     errors = {f["code"] for f in said.json["findings"] if f["severity"] == "error"}
-    assert "cannot_go_on" in errors and said.json["decision"]["base"]["state"] == "stop"
+    assert "cannot_go_on" in errors and said.json["tuning_costs"]["base"]["state"] == "stop"
     assert said.code == (3 if len(errors) > 1 else 2)
