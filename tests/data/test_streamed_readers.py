@@ -13,7 +13,7 @@ import pytest
 
 from tests.data.makers import by_code, write
 from tests.data.test_fuzz import NAMES, TOKENS, mutated
-from tunesmith.data import json_rows, read_rows, streaming, tables
+from tunesmith.data import csv_rows, json_rows, read_rows, streaming
 from tunesmith.data.findings import FindingLog
 from tunesmith.data.sources import decoding
 from tunesmith.data.sources.decoding import TextStream
@@ -157,7 +157,7 @@ def test_a_large_element_is_no_broken_one(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_quotation_mark_that_is_never_closed_does_not_fetch_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MAX_CELL", 1_000)
+    monkeypatch.setattr(csv_rows, "MAX_CELL", 1_000)
     lines = ["text,label", '"open,x', *[f"row {n},y" for n in range(5_000)]]
     result = read_rows(write(tmp_path, "a.csv", "\n".join(lines)))
     finding = by_code(result.findings)["broken_csv"]
