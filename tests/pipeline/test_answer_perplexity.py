@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.pipeline.answer_perplexity import answer_perplexity
-from tunesmith.pipeline.evaluating import evaluate_ways, prompted
+from tunesmith.pipeline.evaluating import evaluate, evaluate_ways, prompted
 from tunesmith.pipeline.prepare import Prepared, prepare, read_data
 from tunesmith.pipeline.stage import engine_of
 from tunesmith.recipe import Recipe
@@ -68,21 +69,30 @@ def test_a_second_call_asks_nobody(tmp_path: Path, base: Path, monkeypatch: pyte
     prepared = prepared_with(tmp_path, base, "summarisation")
     folder = RunFolder.create_at(tmp_path / "run")
     candidate = prompted("zero_shot", prepared, engine_of(prepared))
-    first = answer_perplexity(candidate, prepared, folder, silent)
+    asked_before = evaluate(candidate, prepared, folder, silent)
+    first = answer_perplexity(candidate, asked_before, prepared, folder, silent, adapter=None)
 
     def asked(*_: Any, **__: Any) -> Any:
         raise AssertionError("asked again")
 
     monkeypatch.setattr(TorchEngine, "score", asked)
-    assert first["perplexity"] > 1 and answer_perplexity(candidate, prepared, folder, silent) == first
+    assert first["perplexity"] > 1
+    assert answer_perplexity(candidate, asked_before, prepared, folder, silent, adapter=None) == first
     with pytest.raises(AssertionError, match="asked again"):
-        answer_perplexity(candidate, prepared, folder, silent, adapter="another")
+        answer_perplexity(candidate, asked_before, prepared, folder, silent, adapter="another")
+    # Other documents, examples or wordings make other prompts.
+    others = replace(asked_before, rows=tuple(replace(row, prompt=row.prompt + "!") for row in asked_before.rows))
+    with pytest.raises(AssertionError, match="asked again"):
+        answer_perplexity(candidate, others, prepared, folder, silent, adapter=None)
 
 
 def test_rows_that_do_not_fit_are_counted_and_labels_have_none(tmp_path: Path, base: Path) -> None:
     prepared = prepared_with(tmp_path, base, "generation", long=2)
     folder = RunFolder.create_at(tmp_path / "run")
-    found = answer_perplexity(prompted("zero_shot", prepared, engine_of(prepared)), prepared, folder, silent)
+    candidate = prompted("zero_shot", prepared, engine_of(prepared))
+    answers = evaluate(candidate, prepared, folder, silent)
+    found = answer_perplexity(candidate, answers, prepared, folder, silent, adapter=None)
     assert found["perplexity_left_out"] == 2 and found["perplexity"] > 1
     labels = prepared_with(tmp_path, base, "classification")
-    assert answer_perplexity(prompted("zero_shot", labels, engine_of(labels)), labels, folder, silent) == {}
+    candidate = prompted("zero_shot", labels, engine_of(labels))
+    assert answer_perplexity(candidate, answers, labels, folder, silent, adapter=None) == {}

@@ -18,7 +18,6 @@ from tunesmith.models.lora_init import FROM_WEIGHTS
 from tunesmith.recipe.schema import Method
 
 Server = Literal["peft", "vllm", "gguf"]
-SERVERS: tuple[Server, ...] = ("peft", "vllm", "gguf")
 
 VLLM_MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's `--max-lora-rank` may have; an adapter's rank may be anything up to it."""

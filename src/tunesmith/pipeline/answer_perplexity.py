@@ -8,11 +8,13 @@ one that was expected: it needs no generated answer, and is low only where the m
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from typing import Any
 
 from tunesmith.data.types import Example, Message
 from tunesmith.evaluation.prompts import PromptCandidate
+from tunesmith.evaluation.types import Evaluation
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.pipeline.prepare import Listener, Prepared
 from tunesmith.pipeline.stage import Stage, data_key, progress
@@ -24,17 +26,31 @@ _VERSION = 1
 
 
 def answer_perplexity(
-    candidate: PromptCandidate, prepared: Prepared, folder: RunFolder, listener: Listener, **settings: Any
+    candidate: PromptCandidate,
+    evaluation: Evaluation,
+    prepared: Prepared,
+    folder: RunFolder,
+    listener: Listener,
+    *,
+    adapter: str | None,
 ) -> dict[str, float]:
-    """The note `perplexity` of a candidate, measured or, for the same `settings`, read.
+    """The note `perplexity` of a candidate, measured or, for the prompts of its evaluation and the same weights, read.
 
     Rows whose prompt and expected answer do not fit the context together are counted in `perplexity_left_out`. Empty
     where the task's answers are no free texts, for an endpoint, and where no row fits.
     """
     if prepared.task.name not in FREE_TEXTS or not isinstance(candidate.engine, TorchEngine):
         return {}
+    # The prompts themselves: they follow from examples, documents, wording and room, each of which may change.
+    prompts = hashlib.sha256(json.dumps([row.prompt for row in evaluation.rows]).encode()).hexdigest()
     stage = Stage(
-        folder, f"perplexity_{candidate.name}", [], **data_key(prepared), **settings, k=candidate.k, version=_VERSION
+        folder,
+        f"perplexity_{candidate.name}",
+        [],
+        **data_key(prepared),
+        prompts=prompts,
+        adapter=adapter,
+        version=_VERSION,
     )
     if stage.result is not None:
         return dict(stage.result)

@@ -26,6 +26,7 @@ from tunesmith.pipeline.stage import Stage, data_key, engine_of, progress
 from tunesmith.pipeline.training import TUNED
 from tunesmith.recipe.evidence import Decoding
 from tunesmith.runs import RunFolder
+from tunesmith.verdict.wording import split_way
 
 _ANSWERS_VERSION = 1
 """Of how constrained and drawn answers are made; a change must change it."""
@@ -67,8 +68,8 @@ def evaluate_ways(
         one = replace(candidate, name=name, facts=told, decoding=way, draws=None if way == "scored" else draws)
         evaluation = evaluate(one, prepared, folder, listener)
         if place == 0:
-            settings = {**asking_settings(prepared), "adapter": _adapter(candidate.name, folder)}
-            notes = answer_perplexity(one, prepared, folder, listener, **settings)
+            adapter = _adapter(candidate.name, folder)
+            notes = answer_perplexity(one, evaluation, prepared, folder, listener, adapter=adapter)
             evaluation = replace(evaluation, notes={**evaluation.notes, **notes})
         found.append(evaluation)
         if way == "scored":
@@ -111,7 +112,7 @@ def evaluate(candidate: Candidate, prepared: Prepared, folder: RunFolder, listen
 
 def is_tuned(name: str) -> bool:
     """Whether a candidate is the tuned model, in one way of answering or another."""
-    return name == TUNED or name in {f"{TUNED}_{way}" for way in ("free", "grammar", "scored")}
+    return split_way(name)[0] == TUNED
 
 
 def _adapter(name: str, folder: RunFolder) -> str | None:

@@ -12,8 +12,6 @@ from tunesmith.verdict.types import Forgetting
 
 FEW_ROWS = 30
 FEW_CLUSTERS = 20
-WAYS = ("free", "grammar", "scored")
-"""Names of the ways of giving an answer, as they follow a candidate's (`evaluate.decoding`)."""
 _MANY_CUT = 0.05
 
 
@@ -52,7 +50,7 @@ def better_way(case: Case) -> str | None:
 
     The best of the ways is looked at, so its interval and its test allow for their number (Bonferroni).
     """
-    names = [name for way in WAYS if (name := f"{case.tuned}_{way}") in case.evaluations]
+    names = [name for way in wording.WAYS if (name := f"{case.tuned}_{way}") in case.evaluations]
     pairs = [pair for name in names if (pair := case.measured(name, case.tuned)) is not None]
     if not pairs:
         return None

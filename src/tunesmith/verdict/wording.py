@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _NAMES = {"zero_shot": "zero-shot", "few_shot": "few-shot"}
-_WAYS = ("free", "grammar", "scored")
+WAYS = ("free", "grammar", "scored")
+"""Names of the ways of giving an answer, as they follow a candidate's (`evaluate.decoding`)."""
 _METRICS = {
     "macro_f1": "macro F1",
     "entity_f1": "entity F1",
@@ -41,7 +42,7 @@ def candidate_name(candidate: str) -> str:
 def split_way(candidate: str) -> tuple[str, str | None]:
     """The candidate and the further way in which it was asked: `few_shot_scored` → (`few_shot`, `scored`)."""
     base, _, way = candidate.rpartition("_")
-    return (base, way) if base and way in _WAYS else (candidate, None)
+    return (base, way) if base and way in WAYS else (candidate, None)
 
 
 def metric_name(metric: str) -> str:
