@@ -88,7 +88,7 @@ $(CORE): $(PINS) | $(BIN)/python
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e '.[dev,pandas]'
+	$(PIP) -e '.[dev,pandas,serve]'
 	@touch $@
 
 $(BENCH): $(DEV)

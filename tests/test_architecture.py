@@ -34,8 +34,8 @@ ORDER = (
     "verdict",
     "export",
     "search",
-    "service",
     "pipeline",
+    "service",
     "cli",
 )
 ROOT = "the package itself"

@@ -1,0 +1,7 @@
+"""Azure's `deployments`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

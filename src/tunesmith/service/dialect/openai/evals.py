@@ -1,0 +1,7 @@
+"""OpenAI's `evals`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

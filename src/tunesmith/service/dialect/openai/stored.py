@@ -1,0 +1,7 @@
+"""OpenAI's `stored`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,111 @@
+"""How a server is set up: from flags, the environment and an optional YAML file, in this order of weight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+ResultsEncoding = Literal["plain", "base64", "auto"]
+
+OPENAI_NAMES = (
+    "gpt-4o-mini-2024-07-18",
+    "gpt-4o-mini",
+    "gpt-4o-2024-08-06",
+    "gpt-4o",
+    "gpt-4.1-2025-04-14",
+    "gpt-4.1",
+    "gpt-4.1-mini-2025-04-14",
+    "gpt-4.1-mini",
+    "gpt-4.1-nano-2025-04-14",
+    "gpt-4.1-nano",
+    "gpt-4-0613",
+    "gpt-4",
+    "gpt-3.5-turbo-0125",
+    "gpt-3.5-turbo-1106",
+    "gpt-3.5-turbo-0613",
+    "gpt-3.5-turbo",
+    "gpt-35-turbo-0125",
+    "gpt-35-turbo-1106",
+    "gpt-35-turbo-0613",
+    "gpt-35-turbo",
+    "babbage-002",
+    "davinci-002",
+    "o4-mini-2025-04-16",
+    "o4-mini",
+    "o3-mini",
+    "gpt-5",
+    "Ministral-3B",
+    "Qwen-32B",
+    "Llama-3.3-70B",
+    "gpt-oss-20b",
+)
+"""Names in code written for OpenAI and Azure; without a configuration each stands for `embedded:base`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes. Sizes in bytes, times in seconds, rates per key and minute (0: no limit)."""
+
+    file: int = 512_000_000
+    batch_file: int = 200_000_000
+    upload: int = 8_000_000_000
+    part: int = 64_000_000
+    body: int = 32_000_000
+    home: int = 0
+    free_disk: int = 1_000_000_000
+    requests_per_minute: int = 0
+    connections: int = 2_000
+    waiting_requests: int = 256
+    batch_rows: int = 32
+    queued_jobs: int = 1_000
+    request_seconds: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """One server.
+
+    Attributes
+    ----------
+    home: folder of everything that is kept: store, blobs, runs, models.
+    database: SQLAlchemy URL; None is `home/store.sqlite`.
+    wait_jobs: `retrieve` of a job that goes on is answered when it has ended.
+    results_encoding: of a job's result CSV; auto is base64 for chat rows and plain for prompt/completion rows.
+    aliases: names in requests to bases (`embedded:NAME`, a local folder, a hub id).
+    organization: stands in the names of tuned models and in jobs.
+    adapters_resident: adapters kept in memory; the longest unused goes first.
+    python_graders: graders written in Python may run (in a sandbox).
+    devices: one job at a time on each.
+    """
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database: str | None = None
+    wait_jobs: bool = False
+    results_encoding: ResultsEncoding = "plain"
+    aliases: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(OPENAI_NAMES, "embedded:base"))
+    organization: str = "tunesmith"
+    adapters_resident: int = 32
+    python_graders: bool = False
+    devices: tuple[str, ...] = ("cpu",)
+    evidence: bool = True
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server; then no key is needed."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'store.sqlite'}"
+
+
+def default_home() -> Path:
+    """`$TUNESMITH_HOME`, else `~/.local/share/tunesmith`."""
+    given = os.environ.get("TUNESMITH_HOME")
+    return Path(given).expanduser() if given else Path.home() / ".local" / "share" / "tunesmith"
