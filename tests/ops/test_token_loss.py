@@ -12,7 +12,16 @@ from torch import Tensor
 from tests.ops.test_cross_entropy import RULES, Inputs, inputs
 from tunesmith.ops import token_loss
 from tunesmith.ops.cross_entropy import LogitRule, cross_entropy_reference
-from tunesmith.ops.token_loss import CHUNK, Chunk, FunctionLoss, Teacher, TokenLoss, head_loss, token_loss_reference
+from tunesmith.ops.token_loss import (
+    CHUNK,
+    Chunk,
+    CountedLoss,
+    FunctionLoss,
+    Teacher,
+    TokenLoss,
+    head_loss,
+    token_loss_reference,
+)
 
 V = 11
 NUMBERS = ("hidden", "weight", "bias")
@@ -242,3 +251,19 @@ def test_a_function_of_which_parts_are_constant() -> None:
     torch.testing.assert_close(value.detach(), weights.double().sum())
     assert hidden.grad is not None and not hidden.grad.any()
     assert frozen.grad is None and (unused.grad is None or not unused.grad.any())
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("positions", [1, CHUNK + 3])
+def test_counting_is_plain_cross_entropy_with_the_weight_of_right_guesses(rule, positions):
+    arguments = inputs(positions)
+    hidden, weight, bias, targets, weights = arguments
+    ours, shown = head_loss(*arguments, rule, CountedLoss())
+    theirs = cross_entropy_reference(*arguments, rule)
+    assert relative(ours.detach(), theirs.detach()) <= 1e-9
+    logits = F.linear(hidden, weight, bias)
+    assert float(shown["token_accuracy"]) == pytest.approx(float(weights[logits.argmax(-1) == targets].sum()))
+    wanted = [t for t in arguments[:3] if t is not None]
+    mine, others = (torch.autograd.grad(loss, wanted) for loss in (ours, theirs))
+    for a, b in zip(mine, others, strict=True):
+        assert relative(a, b) <= 1e-9

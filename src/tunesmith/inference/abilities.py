@@ -35,7 +35,7 @@ def may_share(model: Any, longest: int) -> bool:
     """
     from transformers import DynamicCache
 
-    if not keeps_keys_and_values(model) or not _through_the_registry(model):
+    if not keeps_keys_and_values(model) or not through_the_registry(model):
         return False
     if not any(DynamicCache(config=model.config).is_sliding):
         return True
@@ -47,15 +47,29 @@ def may_attend_behind(model: Any, device: torch.device) -> bool:
     """Whether it is worth a try to let rows attend to a beginning in place (`behind_prefix`)."""
     from transformers import DynamicCache
 
-    plain = getattr(model.config, "_attn_implementation", None) == "sdpa" and _through_the_registry(model)
+    plain = getattr(model.config, "_attn_implementation", None) == "sdpa" and through_the_registry(model)
     return plain and device.type == "cpu" and not any(DynamicCache(config=model.config).is_sliding)
 
 
 def takes_a_mask(model: Any) -> bool:
     """Whether the model's attention can be given a mask of our own."""
-    return _through_the_registry(model) and getattr(model.config, "_attn_implementation", None) in _OWN_MASKS
+    return through_the_registry(model) and getattr(model.config, "_attn_implementation", None) in _OWN_MASKS
 
 
-def _through_the_registry(model: Any) -> bool:
+def through_the_registry(model: Any) -> bool:
     """Whether attention and masks are those of `transformers`' registry rather than the model's own code."""
     return bool(getattr(model, "_supports_attention_backend", False))
+
+
+def depends_on_the_longest(model: Any) -> bool:
+    """Whether a row's result depends on how long other rows of its batch are: rotations that are chosen by the longest
+    one (`dynamic` and `longrope`).
+    """
+    kinds: set[str] = set()
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if isinstance(kind, str):
+            kinds.add(kind)
+        elif isinstance(kind, dict):
+            kinds |= {str(one) for one in kind.values()}
+    return any("dynamic" in kind or kind == "longrope" for kind in kinds)

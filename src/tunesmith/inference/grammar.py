@@ -22,14 +22,20 @@ from tunesmith.tasks.types import AnswerForm
 
 _SPACE = "[ \\n\\t]{0,16}"
 """White space allowed between the parts of JSON: enough for indented answers, too little to be lost in."""
+_KEPT = 256
+"""Compiled grammars that are remembered."""
 _NO_FIX = "leave grammar out of evaluate.decoding"
+
+
+class GrammarError(ValueError):
+    """A grammar that cannot be compiled, with the compiler's reason."""
 
 
 class Grammars:
     """Forms compiled for one tokenizer, each once. `vocabulary` is the width of the model's logits."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_ids: Collection[int]) -> None:
-        self._tokens = _tokens(tokenizer, vocabulary, sorted(stop_ids))
+        self._tokens = token_table(tokenizer, vocabulary, sorted(stop_ids))
         self._vocabulary, self._stops = vocabulary, sorted(stop_ids)
         self._compiled: dict[str, Any] = {}
 
@@ -44,20 +50,32 @@ class Grammars:
         matchers = [None if form is None else self._matcher(form).deep_copy() for form in forms]
         return HeldRows(matchers, self._vocabulary, self._stops)
 
+    def one(self, grammar: str) -> HeldRows:
+        """A single new answer under a grammar in llguidance's dialect of Lark. Raises `GrammarError`."""
+        return HeldRows([self._compile(grammar).deep_copy()], self._vocabulary, self._stops)
+
     def _matcher(self, form: AnswerForm) -> Any:
+        try:
+            return self._compile(grammar_text(form))
+        except GrammarError as error:
+            raise EngineError(
+                f"answers cannot be held to their form: {error}",
+                where="evaluate.decoding" if form.json_schema is None else "evaluate.decoding, task.json_schema",
+                expected="a form that llguidance can compile",
+                fix=_NO_FIX if form.json_schema is None else f"simplify the schema, or {_NO_FIX}",
+            ) from error
+
+    def _compile(self, text: str) -> Any:
         from llguidance import LLMatcher
 
-        text = grammar_text(form)
         if text not in self._compiled:
             matcher = LLMatcher(self._tokens, text, log_level=0)
             if matcher.is_error():
-                raise EngineError(
-                    f"answers cannot be held to their form: {_first_line(matcher.get_error())}",
-                    where="evaluate.decoding" if form.json_schema is None else "evaluate.decoding, task.json_schema",
-                    expected="a form that llguidance can compile",
-                    fix=_NO_FIX if form.json_schema is None else f"simplify the schema, or {_NO_FIX}",
-                )
+                raise GrammarError(_first_line(matcher.get_error()))
+            if len(self._compiled) >= _KEPT:  # a server is given ever new ones
+                self._compiled.pop(next(iter(self._compiled)), None)
             self._compiled[text] = matcher
+            return matcher
         return self._compiled[text]
 
 
@@ -111,8 +129,9 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def _tokens(tokenizer: Any, vocabulary: int, stop_ids: list[int]) -> Any:
-    """The bytes of every token, as llguidance reads them off a fast tokenizer; else as decoding shows them."""
+def token_table(tokenizer: Any, vocabulary: int, stop_ids: list[int]) -> Any:
+    """The bytes of every token (an `LLTokenizer`), as llguidance reads them off a fast tokenizer; else as decoding
+    shows them. Raises `EngineError` where neither says what text each token stands for."""
     import llguidance
     import llguidance.hf
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.ops.cross_entropy import LogitRule, head_cross_entropy
+from tunesmith.ops.pointwise import softmax_loss
 from tunesmith.ops.product import product
 
 CHUNK = 256
@@ -131,6 +132,20 @@ class TokenLoss:
             if grad is not None:
                 grad[:, : self.teacher.vocabulary] += ours.exp_().sub_(chances).mul_(self.teacher.share * t)
         return ChunkResult(((loss * w).sum(), *sums), None if grad is None else grad.mul_(w))
+
+
+@dataclass(frozen=True, slots=True)
+class CountedLoss:
+    """Plain cross-entropy, and the weight that lies on tokens which were the most probable ones in their places."""
+
+    parameters: tuple[Tensor, ...] = ()
+    shown: tuple[str, ...] = ("token_accuracy",)
+
+    def __call__(self, chunk: Chunk, needs_grad: bool) -> ChunkResult:
+        right = (chunk.logits.argmax(-1) == chunk.targets) * chunk.weights
+        grad = chunk.logits.clone()  # a cap's own gradient needs the logits as they were
+        loss = softmax_loss(grad, chunk.targets, chunk.weights)
+        return ChunkResult((loss.sum(), right.sum()), grad if needs_grad else None)
 
 
 @dataclass(frozen=True, slots=True)

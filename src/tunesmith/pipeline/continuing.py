@@ -72,6 +72,11 @@ def remember(folder: RunFolder, recipe: Recipe, check: bool) -> None:
         )
 
 
+def asked_recipe(folder: RunFolder) -> Recipe:
+    """The recipe of a run as it was given. Raises `RecipeError` where the run was never begun."""
+    return load_recipe(folder.path / _ASKED)
+
+
 def goal_reached(folder: RunFolder, recipe: Recipe, through: Through) -> bool:
     """Whether the run went through this stage, on files that are still what they were.
 

@@ -215,7 +215,7 @@ def prepare(
             return rendered(examples, renderer, task, recipe)
         return tokenised(examples, renderer, task, recipe, part=part, listener=listener)
 
-    train, validation = samples("train", looked_at), samples("validation", splits.validation)
+    train, validation = samples("train", looked_at), samples("validation", watched_rows(recipe, splits))
     counts, held_out = sample_counts(train), sample_counts(validation)
     lengths, supervised = counts
     longest_answer = int(max((c.max() for c in (supervised, held_out[1]) if len(c)), default=1))
@@ -265,6 +265,11 @@ def _refuse_what_does_not_fit(recipe: Recipe, task: Task) -> None:
         raise RecipeError(
             f"a {task.name} has no metric {recipe.goal.metric}", where="goal.metric", expected=", ".join(task.metrics)
         )
+
+
+def watched_rows(recipe: Recipe, splits: Splits) -> tuple[Example, ...]:
+    """The rows whose loss is measured while training."""
+    return splits.test if recipe.train.loss_on == "test" else splits.validation
 
 
 def trainable_samples(prepared: Prepared) -> Sequence[Sample]:

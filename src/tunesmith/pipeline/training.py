@@ -26,7 +26,7 @@ from tunesmith.pipeline.diagnosing import Diagnosing
 from tunesmith.pipeline.numbers import estimate_error
 from tunesmith.pipeline.opening import open_base, open_tuned, tuned_folder
 from tunesmith.pipeline.planning import fit_memory, fuse_layers, plan_of, recomputed_layers
-from tunesmith.pipeline.prepare import Listener, Prepared, trainable_samples
+from tunesmith.pipeline.prepare import Listener, Prepared, trainable_samples, watched_rows
 from tunesmith.pipeline.stage import Stage, data_key
 from tunesmith.pipeline.validation_scoring import ValidationScore, validation_score
 from tunesmith.recipe import dump_recipe
@@ -53,8 +53,8 @@ from tunesmith.training.utilisation import Utilisation
 from tunesmith.training.watch import ResourceSampler
 
 TUNED = "tuned"
-_MEMORY_ONLY = {"micro_batch_tokens", "recompute", "memory_limit"}
-"""Settings of `train` that change what is in memory, and not what is learnt."""
+_NOT_LEARNT = {"micro_batch_tokens", "recompute", "memory_limit", "keep_epochs", "log_every"}
+"""Settings of `train` that change what is in memory or kept, and not what is learnt."""
 _ZERO_AT_FIRST = ("lora", "bottleneck")
 """Kinds of tuning that change nothing at first: switched off, the model is what it was before its first step."""
 _READ_EVERY = 16
@@ -109,7 +109,7 @@ def training_job(prepared: Prepared) -> Job:
         added=prepared.added,
         rows=trainable_samples(prepared),
         validation=prepared.validation,
-        validation_rows=len(prepared.rows.splits.validation),
+        validation_rows=len(watched_rows(prepared.recipe, prepared.rows.splits)),
         metric=str(prepared.recipe.goal.metric),
         score=validation_score(prepared),
         probes=_probes(prepared),
@@ -137,7 +137,7 @@ def carry_out(
         ["checkpoints", "trunk", "adapter", "model", "training.json", f"evaluation/{TUNED}.*"],
         **key,
         method=recipe.method.model_dump(),
-        train=recipe.train.model_dump(exclude=_MEMORY_ONLY),
+        train=recipe.train.model_dump(exclude=_NOT_LEARNT),
         objective=hashlib.sha256(objective.file.read_bytes()).hexdigest() if objective.file is not None else None,
         metric=recipe.goal.metric,
         max_new_tokens=recipe.evaluate.max_new_tokens,
@@ -161,13 +161,15 @@ def carry_out(
                 diagnosing.complete(event)
             if event["kind"] == "train_step":
                 event = {**event, **use.of(event["tokens_per_second"]), **sampler.take()}
-            listener(event)
-            for tracker in trackers:
-                tracker.write(event)
-            if diagnosing is not None:
-                diagnosing.hear(event)
-            if event["kind"] == "train_step":
-                use.measure()
+            try:
+                listener(event)
+            finally:  # whoever asks for a stop has heard the event, and so shall all others
+                for tracker in trackers:
+                    tracker.write(event)
+                if diagnosing is not None:
+                    diagnosing.hear(event)
+                if event["kind"] == "train_step":
+                    use.measure()
 
         try:
             if diagnosing is not None:
@@ -341,7 +343,15 @@ def _close(trackers: Sequence[Tracker]) -> None:
 
 
 def _save(folder: RunFolder, recipe: Recipe, base: LoadedBase, tuning: Tuning, objective: BuiltObjective) -> str:
-    """Write `adapter/` or `model/`, whole or not at all; returns the SHA-256 of the weights.
+    """Write `adapter/` or `model/`, whole or not at all; returns the SHA-256 of the weights."""
+    with staged_folder(folder.model if tuning.kind == "full" else folder.adapter) as target:
+        sha = write_tuned(target, recipe, base, tuning)
+        objective.save(target)
+    return sha
+
+
+def write_tuned(target: Path, recipe: Recipe, base: LoadedBase, tuning: Tuning) -> str:
+    """Write what was tuned into a folder, as a run keeps it; returns the SHA-256 of the weights.
 
     Where the chat template is not the tokenizer's own, the tokenizer goes with it: others ask by what it says.
     """
@@ -349,12 +359,10 @@ def _save(folder: RunFolder, recipe: Recipe, base: LoadedBase, tuning: Tuning, o
     ours = template not in ("auto", "tokenizer") and recipe.data.columns.second is None
     if ours:
         base.tokenizer.chat_template = choose_template(base.tokenizer, template)[1]
-    with staged_folder(folder.model if tuning.kind == "full" else folder.adapter) as target:
-        sha = tuning.save(target, base)
-        if ours:
-            with system_errors(target):
-                base.tokenizer.save_pretrained(target)
-        objective.save(target)
+    sha = tuning.save(target, base)
+    if ours:
+        with system_errors(target):
+            base.tokenizer.save_pretrained(target)
     return sha
 
 

@@ -181,6 +181,15 @@ def _train(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("train.cache_trunk", f"kept states cannot be used: {why}", expected="auto | off")
     if train.sharding == "fsdp" and recipe.method.quantize != "none":
         yield Problem("train.sharding", "quantised weights cannot be divided", expected="none | method.quantize: none")
+    plain = train.objective == "cross_entropy" and train.distillation is None
+    if train.token_accuracy and not (plain and not train.label_smoothing and not train.z_loss):
+        yield Problem("train.token_accuracy", "is counted with plain cross_entropy only", expected="false")
+    if train.loss_on == "test" and train.select_by != "last":
+        yield Problem(
+            "train.loss_on", "a checkpoint would be chosen by test rows", expected="validation | train.select_by: last"
+        )
+    if train.loss_on == "test" and train.eval_rows:
+        yield Problem("train.eval_rows", "test rows are not answered while training", expected="0")
     pair = recipe.data.columns.second is not None
     if train.objective == "contrastive" and not pair:
         yield Problem("data.columns.second", "missing", expected="the column with the second text of a pair")

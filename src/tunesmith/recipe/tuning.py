@@ -134,11 +134,26 @@ class Train(Section):
         pattern=SIZE_PATTERN,
         description="Memory the training may take, such as 6GB; auto is nine tenths of what is free.",
     )
+    token_accuracy: bool = Field(
+        False, description="Count how many learnt tokens were the most probable ones; plain cross_entropy only."
+    )
+    log_every: int = Field(0, ge=0, description="Optimiser steps after which one is told; 0 tells twice a second.")
     evaluations: int = Field(8, ge=0, description="How often validation is measured during training.")
+    watch_every: int = Field(
+        0, ge=0, description="Optimiser steps after which the loss of some validation rows is measured; 0 never."
+    )
+    watch_rows: int = Field(8, ge=1, description="Validation rows that watch_every measures, others each time.")
+    loss_on: Literal["validation", "test"] = Field(
+        "validation",
+        description="Rows whose loss is measured during training; test only to look at, with select_by: last.",
+    )
     eval_rows: int = Field(64, ge=0, description="Validation rows answered (generated) at each evaluation.")
     patience: int = Field(3, ge=0, description="Evaluations without improvement before stopping; 0 never stops.")
-    select_by: Literal["metric", "loss"] = Field("metric", description="What chooses the best checkpoint.")
+    select_by: Literal["metric", "loss", "last"] = Field(
+        "metric", description="What chooses the best checkpoint; last chooses none and never stops early."
+    )
     keep_checkpoints: int = Field(2, ge=1, description="Recent checkpoints kept, beside the best.")
+    keep_epochs: int = Field(0, ge=0, description="Last ends of epochs of which the weights are kept.")
     tensorboard: bool = Field(True, description="Write TensorBoard files into the run.")
     trackers: list[Literal["mlflow", "wandb", "trackio"]] = Field(
         default_factory=list, description="Where curves are sent beside the run's own events; must be installed."

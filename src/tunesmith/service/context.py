@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
 
+from tunesmith.service.bell import Bell
 from tunesmith.service.ids import Flavour
 from tunesmith.service.settings import ServeSettings
 from tunesmith.service.store.interface import Blobs, Store
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One server's parts. `now` is seconds since 1970, whole. `engine` is None where nothing is to be answered."""
+    """One server's parts. `now` is seconds since 1970, whole. `engine` is None where nothing is to be answered. `bell`
+    is rung when there is something for the work in the background.
+    """
 
     settings: ServeSettings
     store: Store
@@ -28,6 +31,7 @@ class Service:
     catalogue: Catalogue
     engine: ServingEngine | None
     now: Callable[[], int] = lambda: int(time.time())
+    bell: Bell = field(default_factory=Bell)
 
 
 def service_of(request: Request) -> Service:

@@ -47,7 +47,13 @@ OPENAI_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server takes. Sizes in bytes, times in seconds, rates per key and minute (0: no limit)."""
+    """What one server takes. Sizes in bytes, times in seconds, rates per key and minute (0: no limit).
+
+    `home` is what may be kept in all (0: no limit), `free_disk` what stays free on the disk. `connections` is how many
+    connections there may be, and how many requests in hand; `waiting_requests` and `batch_rows` are answers of each
+    model that wait and that are written together. `request_seconds` is how long a model may take until its answer
+    begins.
+    """
 
     file: int = 512_000_000
     batch_file: int = 200_000_000
@@ -79,6 +85,12 @@ class ServeSettings:
     adapters_resident: adapters kept in memory; the longest unused goes first.
     python_graders: graders written in Python may run (in a sandbox).
     devices: one job at a time on each.
+    fetch_urls: files may be imported from http(s) addresses (Azure's `files/import`); off, none is ever opened.
+    fetch_private: such an address may lie in a private network, or be this machine.
+    require_key: ask for a key on loopback too.
+    worker: jobs are worked on by this server's own worker; off where `tunesmith worker` does it.
+    drain_seconds: how long answers may still go on once the server is told to end.
+    log: file of the log, None for standard error.
     """
 
     home: Path
@@ -93,12 +105,23 @@ class ServeSettings:
     python_graders: bool = False
     devices: tuple[str, ...] = ("cpu",)
     evidence: bool = True
+    fetch_urls: bool = False
+    fetch_private: bool = False
+    require_key: bool = False
+    worker: bool = True
+    drain_seconds: int = 30
+    log: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server; then no key is needed."""
         return self.host in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether every request must come with a key."""
+        return self.require_key or not self.loopback
 
     @property
     def database_url(self) -> str:

@@ -29,7 +29,7 @@ from typing import Literal
 from tunesmith.errors import ResourceError
 
 MEMORY_BYTES = 512 * 2**20
-"""Address space of the process."""
+"""Address space of the process, unless told otherwise."""
 _LONGEST_REPORT = 1_000
 Outcome = Literal["passed", "failed", "timeout"]
 
@@ -105,6 +105,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 ready = Filter(len(program), code)
 def call(number, *arguments):
     return libc.syscall(ctypes.c_long(number), *(a if isinstance(a, bytes) else ctypes.c_long(a) for a in arguments))
+libc.prctl(1, 9, 0, 0, 0)  # killed with whoever waits for it: a parent that is killed leaves nothing running
 if libc.prctl(38, 1, 0, 0, 0):
     stop("the system refuses the filter (%d)" % ctypes.get_errno())
 READ = 0b1101  # Landlock: run a file, read it, list a folder
@@ -138,11 +139,12 @@ else:
 """
 
 
-def run_python(source: str | Sequence[str], time_limit: float) -> Ran:
+def run_python(source: str | Sequence[str], time_limit: float, *, memory: int = MEMORY_BYTES) -> Ran:
     """Run Python code; it passes if it reaches its end. Raises `ResourceError` where it cannot be fenced in.
 
     source: one text, or several that run one after another and share their names. Each is whole by itself, so that it
     may begin with imports from `__future__`, which hold for those after it too, and leaves no bracket open to another.
+    memory: bytes of address space.
     """
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         raise ResourceError(
@@ -158,7 +160,7 @@ def run_python(source: str | Sequence[str], time_limit: float) -> Ran:
         given.write(json.dumps({"token": token, "parts": parts}).encode())
         given.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", _RUNNER, str(MEMORY_BYTES), seconds],
+            [sys.executable, "-I", "-S", "-B", "-c", _RUNNER, str(memory), seconds],
             stdin=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, env={}, start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None

@@ -23,7 +23,7 @@ from tunesmith.training import processes
 from tunesmith.training.optimizers import Optimizer
 from tunesmith.training.sharding import full_tensors, load_full_tensors
 
-_LATEST, _BEST = "step-", "best"
+_LATEST, _EPOCH, _BEST = "step-", "epoch-", "best"
 _PARAMETERS, _OPTIMIZER, _DIGESTS = "parameters.safetensors", "optimizer.pt", "sha256.json"
 
 
@@ -96,6 +96,22 @@ def save_checkpoint(folder: Path, progress: Progress, state: State, keep: int) -
         (target / _DIGESTS).write_text(json.dumps(digests))
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
+
+
+def save_epoch(folder: Path, step: int, state: State, keep: int) -> None:
+    """Keep the weights of an epoch's end, and drop all but the newest `keep` of these."""
+    whole = state.whole()
+    if processes.first():
+        with _whole(folder / f"{_EPOCH}{step:07d}") as target:
+            save_file(whole, target / _PARAMETERS)
+        for old in _numbered(folder, _EPOCH)[:-keep]:
+            shutil.rmtree(old)
+
+
+def kept_weights(folder: Path, *, epochs: bool = True) -> dict[int, Path]:
+    """Files with the trained tensors by step: of the ends of epochs that were kept, or of the checkpoints."""
+    prefix = _EPOCH if epochs else _LATEST
+    return {int(p.name.removeprefix(prefix)): p / _PARAMETERS for p in _numbered(folder, prefix)}
 
 
 def save_best(folder: Path, state: State) -> None:
@@ -174,7 +190,11 @@ def load_best(folder: Path, state: State) -> bool:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob(f"{_LATEST}*") if p.is_dir() and p.name.removeprefix(_LATEST).isdigit())
+    return _numbered(folder, _LATEST)
+
+
+def _numbered(folder: Path, prefix: str) -> list[Path]:
+    return sorted(p for p in folder.glob(f"{prefix}*") if p.is_dir() and p.name.removeprefix(prefix).isdigit())
 
 
 @contextmanager

@@ -29,11 +29,18 @@ from tunesmith.training.optimizers import make_optimizer
 from tunesmith.training.plan import TrainingPlan
 from tunesmith.training.resources import HeapWatch, keep_freed_memory, peak_memory, reset_peak_memory
 from tunesmith.training.sharding import ShardedModel
-from tunesmith.training.step import DivergenceError, Row, Started, StepFacts, Stepper, mean_loss
+from tunesmith.training.step import DivergenceError, Row, Started, StepFacts, Stepper, loss_sums
 
 Listener = Callable[[dict[str, Any]], None]
 Score = Callable[[], Mapping[str, float]]
 _LOG_SECONDS = 0.5
+_SAVE_SECONDS, _SAVE_COST = 5.0, 50
+"""Seconds between two checkpoints at the least, and so many times what saving one took: where they are small, a power
+cut costs little. `TrainingPlan.checkpoint_seconds` is the most."""
+
+
+class StopRequested(Exception):  # noqa: N818 - nothing is wrong
+    """Raised by a listener at an event: the step is finished and a checkpoint saved, then it leaves `train`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ def train(
     ----------
     rows: what is learnt; `folder`: where checkpoints live (an existing one is continued).
     validation: rows whose loss is measured; score: generates answers and returns task metrics.
-    listener: receives `train_started`, `train_step` and `validation` events.
+    listener: receives `train_started`, `train_step` and `validation` events; may ask for a stop (`StopRequested`).
     identity: hash of the base; a checkpoint of another one is refused.
     memory_limit: bytes above which freed memory goes back to the system between two steps (on a CPU).
 
@@ -126,6 +133,11 @@ class _Training:
         self.saved_at = self.told_at = time.monotonic()
         self.started: list[Started] = []
         self.untold: list[StepFacts] = []
+        self.stop: StopRequested | None = None
+        # Processes that train together save together, and each has a clock of its own.
+        alone = processes.count() == 1
+        self.save_soonest = min(_SAVE_SECONDS, plan.checkpoint_seconds) if alone else plan.checkpoint_seconds
+        self.save_after = self.save_soonest
 
     def run(self) -> TrainingResult:
         plan, progress = self.plan, self.progress
@@ -135,6 +147,7 @@ class _Training:
                 "steps": plan.steps,
                 "rows": len(self.rows),
                 "resumed_at": progress.step,
+                "evaluate_every": plan.evaluate_every,
                 "parameters": sum(p.numel() for p in self.model.model.parameters()),
                 "trainable": sum(p.numel() for p in self.parameters.values()),
             }
@@ -142,6 +155,8 @@ class _Training:
         reset_peak_memory()
         while progress.step < plan.steps and not progress.stopped_early:
             self._one_step()
+            if self.stop is not None:
+                raise self.stop
         if plan.select_by != "last" and progress.best_step is not None:
             checkpoint.load_best(self.folder, self.state)
         self.model.model.eval()
@@ -167,16 +182,24 @@ class _Training:
             self.heap.after_step()
         last = number + 1 == plan.steps
         evaluating = bool(plan.evaluate_every) and (last or (number + 1) % plan.evaluate_every == 0)
-        telling = evaluating or last or number == 0 or time.monotonic() - self.told_at >= _LOG_SECONDS
-        due = time.monotonic() - self.saved_at > plan.checkpoint_seconds
-        if telling or due or len(self.started) >= self.stepper.read_every:
+        watching = bool(plan.watch_every and self.validation) and (number + 1) % plan.watch_every == 0
+        logging = bool(plan.log_every) and (number + 1) % plan.log_every == 0
+        due_to_tell = time.monotonic() - self.told_at >= _LOG_SECONDS
+        telling = evaluating or watching or logging or last or number == 0 or due_to_tell
+        due = time.monotonic() - self.saved_at > self.save_after
+        epoch_ends = bool(plan.keep_epochs) and (number + 1) % self.order.steps_per_epoch == 0
+        if telling or due or epoch_ends or len(self.started) >= self.stepper.read_every:
             self._read()
         progress.seconds += time.monotonic() - began
         if telling:
-            self._log(self.untold[-1])
+            self._log(self.untold[-1], self._watched() if watching and not evaluating else {})
         if evaluating:
             self._evaluate()
-        if last or progress.stopped_early or evaluating or due:
+        if epoch_ends:
+            checkpoint.save_epoch(self.folder, progress.step, self.state, plan.keep_epochs)
+        if self.stop is not None:
+            self._read()
+        if last or progress.stopped_early or evaluating or due or self.stop is not None:
             self._save()
 
     def _read(self) -> None:
@@ -195,7 +218,15 @@ class _Training:
             progress.computed += facts.computed_tokens
             progress.supervised += sum(row.supervised for row in step.rows)
 
-    def _log(self, facts: StepFacts) -> None:
+    def _watched(self) -> dict[str, float]:
+        """Loss and metrics of some validation rows, which take turns."""
+        count, rows = min(self.plan.watch_rows, len(self.validation)), self.validation
+        first = (self.progress.step // self.plan.watch_every - 1) * count
+        some = [rows[(first + i) % len(rows)] for i in range(count)]
+        sums = loss_sums(self.model, some, self.objective, self.plan)
+        return {f"watched_{name}": value for name, value in {"loss": sums.mean, **sums.means()}.items() if sums.weight}
+
+    def _log(self, facts: StepFacts, watched: Mapping[str, float]) -> None:
         progress = self.progress
         self.told_at = time.monotonic()
         self._tell(
@@ -213,15 +244,20 @@ class _Training:
                 "mean_loss": sum(f.loss for f in self.untold) / len(self.untold),
                 "max_grad_norm": max(f.grad_norm for f in self.untold),
                 **facts.metrics,
+                **watched,
             }
         )
         self.untold.clear()
 
     def _tell(self, event: dict[str, Any]) -> None:
-        self.listener(event)
+        try:
+            self.listener(event)
+        except StopRequested as request:
+            self.stop = request
         self.progress.history.append(event)
 
     def _save(self) -> None:
+        began = time.monotonic()
         self.progress.peak_memory = max(self.progress.peak_memory, peak_memory())
         self.progress.streams = self.stepper.streams
         if self.stepper.scaler is not None:
@@ -229,12 +265,15 @@ class _Training:
         checkpoint.save_checkpoint(self.folder, self.progress, self.state, self.plan.keep_checkpoints)
         processes.wait()
         self.saved_at = time.monotonic()
+        took = self.saved_at - began
+        self.save_after = max(self.save_soonest, min(self.plan.checkpoint_seconds, _SAVE_COST * took))
 
     def _evaluate(self) -> None:
         """Measure, remember the best, and say whether to stop."""
         plan, progress = self.plan, self.progress
         self.model.model.eval()
-        loss = mean_loss(self.model, self.validation, self.objective, plan) if self.validation else math.nan
+        sums = loss_sums(self.model, self.validation, self.objective, plan) if self.validation else None
+        loss = sums.mean if sums is not None and sums.weight else math.nan
         metrics = dict(self.score()) if self.score is not None else {}
         by_metric = plan.select_by == "metric" and plan.metric in metrics
         value = metrics[plan.metric] if by_metric and plan.metric else -loss
@@ -253,5 +292,12 @@ class _Training:
         progress.stopped_early = plan.select_by != "last" and bool(plan.patience) and progress.stale >= plan.patience
         known_loss = None if math.isnan(loss) else loss
         self._tell(
-            {"kind": "validation", "step": progress.step, "loss": known_loss, "metrics": metrics, "best": better}
+            {
+                "kind": "validation",
+                "step": progress.step,
+                "loss": known_loss,
+                "metrics": metrics,
+                "best": better,
+                **(sums.means() if sums is not None else {}),
+            }
         )

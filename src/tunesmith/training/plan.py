@@ -14,7 +14,10 @@ class TrainingPlan:
     `select_by` "last" keeps the last weights and never stops early, as training from scratch wants it. `precision`
     is that of matrix products: bf16 and fp16 are `torch.autocast` over weights of at least fp32, or simply what weights
     held in that type compute in; fp8 is bf16 with linear layers in 8 bits (`ops.fp8`). `read_every`: steps after which
-    numbers are read from the device at the latest; until then it is never waited for.
+    numbers are read from the device at the latest; until then it is never waited for. `keep_epochs`: the last so many
+    ends of epochs of which the weights stay, beside the checkpoints to continue from. `watch_every`: steps after which
+    `watch_rows` of the validation rows are measured, others each time. `log_every`: steps after which one is told; 0
+    goes by time.
     """
 
     steps: int
@@ -31,10 +34,14 @@ class TrainingPlan:
     micro_batch_tokens: int = 4096
     shuffle: bool = True
     evaluate_every: int = 0
+    watch_every: int = 0
+    watch_rows: int = 8
+    log_every: int = 0
     patience: int = 0
     select_by: Literal["metric", "loss", "last"] = "loss"
     metric: str | None = None
     keep_checkpoints: int = 2
+    keep_epochs: int = 0
     checkpoint_seconds: float = 60.0
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
     share_prefixes: bool = False

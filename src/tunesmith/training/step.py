@@ -93,6 +93,10 @@ class Sums:
         """Loss per weight; 0 where nothing was learnt."""
         return self.loss / self.weight if self.weight else 0.0
 
+    def means(self) -> dict[str, float]:
+        """Metrics per weight; none where nothing was learnt."""
+        return {name: value / self.weight for name, value in self.metrics.items()} if self.weight else {}
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -171,8 +175,7 @@ class Stepper:
         sums, grad_norm = started.totals.read(), float(started.grad_norm)
         if not (math.isfinite(sums.loss) and math.isfinite(grad_norm)):
             raise self._divergence(started.rows, started.number, sums.mean, grad_norm)
-        metrics = {name: value / sums.weight for name, value in sums.metrics.items()} if sums.weight else {}
-        return StepFacts(sums.mean, grad_norm, started.learning_rate, sums.tokens, sums.computed, metrics)
+        return StepFacts(sums.mean, grad_norm, started.learning_rate, sums.tokens, sums.computed, sums.means())
 
     def _update_without_waiting(self, rows: Sequence[Row], number: int) -> tuple[Totals, Tensor | float]:
         """As `_update` in one process; whether all is finite is decided on the device, and stays decided."""
@@ -300,6 +303,17 @@ def mean_loss(
     plan: TrainingPlan | None = None,
 ) -> float:
     """Mean loss per weight, without gradients; not a number where nothing is supervised."""
+    sums = loss_sums(model, rows, objective, plan)
+    return sums.mean if sums.weight else math.nan
+
+
+def loss_sums(
+    model: LanguageModel,
+    rows: Sequence[Row],
+    objective: Objective = cross_entropy,
+    plan: TrainingPlan | None = None,
+) -> Sums:
+    """Loss, weight and the objective's metrics over rows, without gradients. The model is in evaluation mode then."""
     plan = plan or TrainingPlan(steps=1, batch_size=1, learning_rate=1.0, seed=0)
     model.model.eval()
     totals = Totals()
@@ -308,7 +322,7 @@ def mean_loss(
             part = rows[start : start + 64]
             for batch, said in _losses(model, part, plan, objective, plan.micro_batch_tokens):
                 _add(totals, batch, said)
-    return totals.read().mean if totals.weight else math.nan
+    return totals.read()
 
 
 def _losses(

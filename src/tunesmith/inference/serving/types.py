@@ -53,6 +53,8 @@ class Decoding:
 class Ask:
     """One request. `prompt` is a conversation, or for plain completion a text or token ids.
 
+    A text is tokenised as the tokenizer does by itself; with the chat template `raw` as it is trained: nothing is put
+    before it.
     `max_new_tokens` None is what the context leaves. `count` answers are drawn, each from random numbers of its own.
     `echo_scores` asks for the log-probabilities of the prompt's tokens too (completions with `echo`).
     """
@@ -95,7 +97,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens; `cached` of the prompt were not computed again. `prompt_scores` where `echo_scores` asked for them."""
+    """Tokens; `cached` of the prompt were not computed again. The end token counts as one of the answer.
+
+    `prompt_scores` where `echo_scores` asked for them, one for each token of the prompt; nothing comes before the
+    first, whose `logprob` is NaN.
+    """
 
     prompt: int
     answer: int
@@ -139,7 +145,8 @@ class ServingEngine(Protocol):
     def submit(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
         """Pieces of all answers as they are written, then one `Usage`. Closing the iterator ends the work at once.
 
-        Raises before the first piece: `TooLongError`, `OverloadedError`, `EngineError` for a form that cannot be compiled.
+        Raises before the first piece: `TooLongError`, `OverloadedError`, `EngineError` for a form that cannot be
+        compiled.
         """
         ...
 

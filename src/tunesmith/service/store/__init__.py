@@ -1,0 +1,31 @@
+"""What is kept: records in a database, bytes in files. `open_store` opens both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunesmith.service.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from tunesmith.service.store.blobs import FolderBlobs
+    from tunesmith.service.store.sql import SqlStore
+
+
+def open_store(settings: ServeSettings) -> tuple[SqlStore, FolderBlobs]:
+    """The store and the blobs of a server or worker, made or brought up to date where needed.
+
+    Any number of processes may have them open. Raises `RecipeError` for a URL of no known database, `ResourceError`
+    where the database cannot be used.
+    """
+    from tunesmith.service.store.blobs import FolderBlobs
+    from tunesmith.service.store.engine import Database
+    from tunesmith.service.store.migrations import migrate
+    from tunesmith.service.store.sql import SqlStore
+
+    database = Database(settings.database_url)
+    try:
+        migrate(database)
+        return SqlStore(database), FolderBlobs(settings.home, settings.limits)
+    except BaseException:
+        database.close()
+        raise

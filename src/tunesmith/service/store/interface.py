@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tunesmith.service.store.nouns import Event, Job, JobStatus, Lease
@@ -29,8 +30,18 @@ class Found(Generic[N]):
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A value in `where`: the field has one, and it is not larger."""
+
+    value: float
+
+
 class Store(Protocol):
-    """Records by kind (a class of `nouns`) and id."""
+    """Records by kind (a class of `nouns`) and id.
+
+    `where` maps fields to values: equal to it, one of it where it is a list, not larger where it is `AtMost`.
+    """
 
     def add(self, record: Any) -> None:
         """Keep a new record. Raises `ValueError` where the id is taken."""
@@ -49,7 +60,7 @@ class Store(Protocol):
         where: Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Found[N]:
-        """Records whose fields equal `where` (a list: is one of it) and whose metadata hold all of `metadata`.
+        """Records that `where` allows and whose metadata hold all of `metadata`.
 
         Raises `UnknownCursorError` where `page.after` is no record of this kind that `where` allows.
         """
@@ -71,6 +82,10 @@ class Store(Protocol):
         """Change a job's status, and other fields with it, if it is in one of `only_from`; else None."""
         ...
 
+    def move(self, kind: type[N], id: str, to: str, *, only_from: Sequence[str], **changes: Any) -> N | None:
+        """Change the status of a record, and other fields with it, if it is in one of `only_from`; else None."""
+        ...
+
     def append_event(self, event: Event) -> bool:
         """Keep an event; False where this job has one of that `seq` already (it is then left as it is)."""
         ...
@@ -86,8 +101,9 @@ class Store(Protocol):
     def claim_job(self, holder: str, seconds: float, *, evidence: bool = False) -> tuple[Job, Lease] | None:
         """The oldest job that waits for a worker, with a lease on it, or None.
 
-        Waiting are queued jobs, and those validating or running whose lease is over (their worker has died); with
-        `evidence`, succeeded ones whose evidence is `pending`, or `running` without a living lease.
+        Waiting are queued jobs, and those validating or running, all without a living lease (the worker has died, or
+        none was there yet). With `evidence`, waiting are instead succeeded ones whose evidence is `pending` or
+        `running`, without a living lease. The lease is named `job:<id>` in both cases.
         """
         ...
 
@@ -101,7 +117,29 @@ class Store(Protocol):
 
     def release(self, lease: Lease) -> None: ...
 
+    def work(
+        self,
+        lease: Lease,
+        job_id: str,
+        *,
+        add: Sequence[Any] = (),
+        events: Sequence[Event] = (),
+        only_from: Sequence[JobStatus] | None = None,
+        **changes: Any,
+    ) -> Job | None:
+        """What a worker has to write at one moment: records, events, fields of the job. All of it is kept, or nothing.
+
+        None, and nothing kept, where the job's status is not in `only_from`. Events are numbered here behind the job's
+        last one; those whose id is there already are left out, so that telling them again does no harm. Raises
+        `LostLeaseError` where the lease is another's by now.
+        """
+        ...
+
     def close(self) -> None: ...
+
+
+class LostLeaseError(RuntimeError):
+    """The lease was lost: somebody else works on this, and whoever had it must stop."""
 
 
 class UnknownCursorError(LookupError):
@@ -111,15 +149,25 @@ class UnknownCursorError(LookupError):
 class Blobs(Protocol):
     """Bytes by their SHA-256, in files under `home/blobs`; a name given by a user is never part of a path."""
 
-    def writer(self) -> BlobWriter: ...
-
-    def path(self, sha: str) -> Any:
-        """The file that holds them (`pathlib.Path`). Raises `KeyError` where there is none."""
+    def writer(self) -> BlobWriter:
+        """Raises `ApiError` (`exceeded_quota`), as `write` does, where there is no room for more."""
         ...
 
-    def add(self, data: bytes) -> str: ...
+    def path(self, sha: str) -> Path:
+        """The file that holds them. Raises `KeyError` where there is none."""
+        ...
 
-    def remove_unused(self, used: Sequence[str]) -> int: ...
+    def add(self, data: bytes) -> str:
+        """Keep these bytes; write the record that names them within ten minutes."""
+        ...
+
+    def remove(self, sha: str, unused: Callable[[], bool]) -> bool:
+        """Remove a blob if `unused` says so of the records, and nobody has just written it."""
+        ...
+
+    def remove_unused(self, used: Callable[[str], bool]) -> int:
+        """Remove every blob that is not `used`; returns how many."""
+        ...
 
 
 class BlobWriter(Protocol):
@@ -129,8 +177,14 @@ class BlobWriter(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def finish(self) -> str:
-        """Flush to the disk and name the file; returns the SHA-256."""
+    def written(self) -> Path:
+        """The temporary file as it is by now."""
         ...
+
+    def finish(self, *, hold: bool = False) -> str:
+        """Flush to the disk and name the file; returns the SHA-256. With `hold` it is kept until `release`."""
+        ...
+
+    def release(self) -> None: ...
 
     def abandon(self) -> None: ...

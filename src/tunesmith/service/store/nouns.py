@@ -1,6 +1,7 @@
 """What the service keeps: one frozen record for each noun of the two dialects, as it is and not as it is shown.
 
-Times are seconds since 1970, whole. JSON fields hold what JSON holds.
+Times are seconds since 1970, whole. JSON fields hold what JSON holds. The tables are made from these records: a change
+here needs a migration, which `python -m tunesmith.service.store.migrations NAME` writes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that comes in parts."""
+    """A file that comes in parts. `file_id` is the name that the file will have, `part_ids` what it was made of."""
 
     id: str
     created_at: int
@@ -45,8 +46,10 @@ class Upload:
     mime_type: str
     status: str
     expires_at: int
-    file_id: str | None = None
+    file_id: str
     file_expires_after: int | None = None
+    part_ids: tuple[str, ...] = ()
+    flavour: Flavour = "openai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ class Permission:
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model that answers under `id`. `base` and `adapter` are what `inference.serving.types.ModelRef` is made of;
-    `adapter` is relative to the home folder. `kind`: tuned, checkpoint, copied, registered.
+    `adapter` is relative to the home folder. `kind`: tuned, checkpoint, copied, registered. `copies` are the accounts
+    and regions that Azure's copying was asked for; all of them are this server.
     """
 
     id: str
@@ -153,6 +157,7 @@ class Model:
     step: int | None = None
     root: str | None = None
     engine: str = "torch"
+    copies: tuple[Json, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +194,10 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """Many requests in a file. `moments`: when it came into each state (`in_progress_at`, `expires_at`, …); `model`:
+    the one its rows ask, None for several; `output_seconds`: how long its result files are kept, None for ever.
+    """
+
     id: str
     created_at: int
     endpoint: str
@@ -201,6 +210,9 @@ class Batch:
     request_counts: Json = field(default_factory=lambda: {"total": 0, "completed": 0, "failed": 0})
     metadata: Json | None = None
     moments: Json = field(default_factory=dict)
+    model: str | None = None
+    usage: Json | None = None
+    output_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +227,10 @@ class Eval:
 
 @dataclass(frozen=True, slots=True)
 class EvalRun:
+    """`items` is the SHA-256 of the rows as they were when the run was made, a JSON object with `item` and `sample` on
+    each line: what happens to a file or to stored completions afterwards changes nothing.
+    """
+
     id: str
     created_at: int
     eval_id: str
@@ -227,6 +243,7 @@ class EvalRun:
     per_model_usage: tuple[Json, ...] = ()
     error: Json | None = None
     metadata: Json | None = None
+    items: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +280,19 @@ class AuditEntry:
     target: str
     status: int
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The answer to a request that made something, for when the same request comes again. `id` is the SHA-256 of who
+    asked for what under which key of repetition; `request` that of the body, empty where it is part of `id`.
+    """
+
+    id: str
+    created_at: int
+    request: str
+    status: int
+    body: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from tunesmith.models.load import LoadedBase
 from tunesmith.recipe.schema import Train
 from tunesmith.training.objectives.code import bind_options, split_reference
 from tunesmith.training.objectives.contrastive import DISTANCES, contrastive
-from tunesmith.training.objectives.cross_entropy import cross_entropy
+from tunesmith.training.objectives.cross_entropy import counted_cross_entropy, cross_entropy
 from tunesmith.training.objectives.custom import BaseFacts, custom_objective
 from tunesmith.training.objectives.distillation import distillation, load_teacher
 from tunesmith.training.objectives.regularised import regularised_cross_entropy
@@ -102,7 +102,7 @@ def _cross_entropy(train: Train, folder: Path, base: LoadedBase) -> Objective:
         )
     if train.label_smoothing or train.z_loss:
         return regularised_cross_entropy(train.label_smoothing, train.z_loss)
-    return cross_entropy
+    return counted_cross_entropy if train.token_accuracy else cross_entropy
 
 
 def _contrastive(train: Train, folder: Path, base: LoadedBase) -> Objective:

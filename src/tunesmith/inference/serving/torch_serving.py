@@ -1,0 +1,372 @@
+"""Serving with torch in this process: several bases, each resident once with its loop, and many adapters on each.
+
+A base is loaded when it is first asked for. Adapters that can share it do (`adapters.batchable`), and are read from
+their folder within moments; what cannot (a full fine-tune, an adapter that brings tokens or whole modules, another
+method of PEFT) is a resident model of its own. Models and adapters that nobody asks leave when room is needed, those
+unused for longest first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import EngineError
+from tunesmith.inference.grammar import GrammarError, Grammars, HeldRows, grammar_text
+from tunesmith.inference.serving.adapters import Adapter, Current, batchable, read_updates, wrap_linears
+from tunesmith.inference.serving.memory import memory_for_answers
+from tunesmith.inference.serving.requests import Item, Request, Voice, make_rows
+from tunesmith.inference.serving.runner import Runner, best_runner
+from tunesmith.inference.serving.scheduler import LoopLimits, ModelLoop
+from tunesmith.inference.serving.token_bytes import TokenBytes
+from tunesmith.inference.serving.types import Ask, Loaded, ModelRef, OverloadedError, Piece, TooLongError, Usage
+from tunesmith.models.adapter import CONFIG, WEIGHTS
+from tunesmith.models.load import LoadedBase, load_base
+from tunesmith.models.methods import load_tuned
+from tunesmith.recipe.schema import Base
+from tunesmith.text.render import Renderer
+
+
+_ONE_AT_A_TIME = threading.Lock()
+"""`transformers` sets things for the whole process while it loads a model, so that two cannot be loaded at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchLimits:
+    """What serving takes. `models`: resident models; `adapters`: resident adapters of each; `rows`, `waiting`, `memory`
+    (bytes; None: a share of what is free), `stall`: see `LoopLimits`. `dtype`: of weights, as `base.dtype`.
+    """
+
+    models: int = 3
+    adapters: int = 32
+    rows: int = 32
+    waiting: int = 256
+    memory: int | None = None
+    stall: float = 0.1
+    dtype: str = "auto"
+
+
+@dataclass(slots=True)
+class _HeldAdapter:
+    adapter: Adapter
+    stamp: tuple[int, int]
+    used: float
+    asked: int = 0
+    unwanted: bool = False
+
+
+@dataclass(slots=True)
+class _Speaking:
+    """A base's renderer for one chat template, and what goes with it."""
+
+    renderer: Renderer
+    voice: Voice
+    grammars: Callable[[], Grammars]
+
+
+class Resident:
+    """One model in memory with its loop and its adapters."""
+
+    def __init__(self, base: LoadedBase, limits: TorchLimits) -> None:
+        self.base, self.context = base, base.context
+        self.vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
+        self.used, self.asked = time.monotonic(), 0
+        current = Current()
+        self._linears = wrap_linears(base.model.eval().requires_grad_(False), current)
+        self._runner: Runner = best_runner(base.model, current)
+        memory = limits.memory if limits.memory is not None else memory_for_answers()
+        self.loop = ModelLoop(
+            self._runner, LoopLimits(limits.rows, limits.waiting, memory, limits.stall), name=base.name
+        )
+        self._most_adapters = limits.adapters
+        self._adapters: dict[Path, _HeldAdapter] = {}
+        self._speaking: dict[str, _Speaking] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether rows are computed together."""
+        return self._runner.shares
+
+    @property
+    def adapters(self) -> int:
+        return len(self._adapters)
+
+    def speaking(self, template: str) -> _Speaking:
+        """Renderer and decoder for a chat template. Raises `RecipeError` for one that this tokenizer cannot have."""
+        with self._lock:
+            if template not in self._speaking:
+                self._speaking[template] = _speaking(self.base.tokenizer, template, self.vocabulary)
+            return self._speaking[template]
+
+    def adapter(self, folder: Path) -> _HeldAdapter:
+        """The adapter in a folder, read where it is not in memory or its file has changed."""
+        with self._lock:
+            stamp = _stamp(folder)
+            held = self._adapters.get(folder)
+            if held is None or held.stamp != stamp:
+                if held is not None:
+                    self.loop.forget(held.adapter)
+                held = _HeldAdapter(read_updates(folder, self._linears), stamp, time.monotonic())
+                self._adapters[folder] = held
+                self._shed()
+            held.used = time.monotonic()
+            return held
+
+    def ask(self, held: _HeldAdapter | None, more: int) -> None:
+        """Count who asks this model and an adapter of it, so that neither leaves meanwhile."""
+        with self._lock:
+            self.asked += more
+            self.used = time.monotonic()
+            if held is not None:
+                held.asked += more
+                if held.unwanted and not held.asked:
+                    self._drop(held)
+
+    def forget(self, folder: Path) -> None:
+        """Drop an adapter as soon as nobody asks it."""
+        with self._lock:
+            if (held := self._adapters.get(folder)) is not None:
+                held.unwanted = True
+                if not held.asked:
+                    self._drop(held)
+
+    def _shed(self) -> None:
+        """The adapters unused for longest leave where there are too many."""
+        free = sorted((held for held in self._adapters.values() if not held.asked), key=lambda held: held.used)
+        for held in free[: max(0, len(self._adapters) - self._most_adapters)]:
+            self._drop(held)
+
+    def _drop(self, held: _HeldAdapter) -> None:
+        if self._adapters.get(held.adapter.folder) is held:
+            del self._adapters[held.adapter.folder]
+        self.loop.forget(held.adapter)
+
+
+class TorchServing:
+    """Implements `serving.types.ServingEngine` with torch models in this process."""
+
+    def __init__(self, limits: TorchLimits | None = None) -> None:
+        self._limits = limits or TorchLimits()
+        self._residents: dict[tuple[str, Path | None], Resident] = {}
+        self._loading: dict[tuple[str, Path | None], threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._draining = False
+
+    async def load(self, ref: ModelRef) -> Loaded:
+        return await asyncio.to_thread(self._load, ref)
+
+    async def submit(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
+        if self._draining:
+            raise OverloadedError(5)
+        resident, held = await asyncio.to_thread(self._resident_and_adapter, ask.model)
+        request: Request | None = None
+        try:
+            request = await asyncio.to_thread(
+                _request, ask, resident, None if held is None else held.adapter, asyncio.get_running_loop()
+            )
+            resident.loop.submit(request)
+            left = True
+            while left:
+                item = await request.items.get()
+                if isinstance(item, Exception):
+                    raise item
+                left = isinstance(item, Piece)
+                yield item
+        finally:
+            if request is not None:
+                request.cancelled = True
+            resident.ask(held, -1)
+
+    def forget(self, ref: ModelRef) -> None:
+        if ref.adapter is None:
+            return
+        with self._lock:
+            shared, own = self._residents.get((ref.base, None)), self._residents.get((ref.base, ref.adapter))
+            if own is not None and not own.asked:
+                self._close(own)
+        if shared is not None:
+            shared.forget(ref.adapter)
+
+    def state(self) -> Mapping[str, float]:
+        with self._lock:
+            residents = list(self._residents.values())
+        counts = [one.loop.counts for one in residents]
+        read = sum(c.prompt_tokens for c in counts)
+        cached = sum(c.cached_tokens for c in counts)
+        return {
+            "models_resident": float(len(residents)),
+            "adapters_resident": float(sum(one.adapters for one in residents)),
+            "running": float(sum(one.loop.running for one in residents)),
+            "waiting": float(sum(one.loop.waiting for one in residents)),
+            "requests": float(sum(c.requests for c in counts)),
+            "requests_failed": float(sum(c.failed for c in counts)),
+            "prompt_tokens": float(read + cached),
+            "prompt_tokens_cached": float(cached),
+            "answer_tokens": float(sum(c.answer_tokens for c in counts)),
+            "steps": float(sum(c.steps for c in counts)),
+            "preemptions": float(sum(c.preempted for c in counts)),
+            "seconds_busy": sum(c.seconds for c in counts),
+            "memory_bytes": float(sum(one.loop.remembered for one in residents)),
+        }
+
+    async def drain(self, seconds: float) -> None:
+        self._draining = True
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not all(one.loop.idle for one in list(self._residents.values())):
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self._close_all)
+
+    def _close_all(self) -> None:
+        with self._lock:
+            for resident in list(self._residents.values()):
+                self._close(resident)
+
+    def _close(self, resident: Resident) -> None:
+        key = next(key for key, one in self._residents.items() if one is resident)
+        del self._residents[key]
+        resident.loop.close()
+
+    def _load(self, ref: ModelRef) -> Loaded:
+        resident, held = self._resident_and_adapter(ref)
+        try:
+            return Loaded(ref, resident.context, resident.speaking(ref.chat_template).renderer)
+        finally:
+            resident.ask(held, -1)
+
+    def _resident_and_adapter(self, ref: ModelRef) -> tuple[Resident, _HeldAdapter | None]:
+        """Where a model is, brought into memory if need be; both are counted as asked."""
+        if ref.adapter is not None and not ref.adapter.is_dir():
+            raise EngineError("the model's files are not there any more", where=ref.adapter.name)
+        shared = ref.adapter is not None and batchable(ref.adapter)
+        key = (ref.base, None if shared else ref.adapter)
+        with self._lock:
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
+            with self._lock:
+                resident = self._residents.get(key)
+                if resident is not None:
+                    resident.ask(None, 1)
+            if resident is None:
+                self._make_way()
+                with _ONE_AT_A_TIME:
+                    resident = Resident(_loaded(*key, self._limits.dtype), self._limits)
+                with self._lock:
+                    self._residents[key] = resident
+                    resident.ask(None, 1)
+        held = None
+        try:
+            if shared and ref.adapter is not None:
+                held = resident.adapter(ref.adapter)
+                held.asked += 1
+        except BaseException:
+            resident.ask(None, -1)
+            raise
+        return resident, held
+
+    def _make_way(self) -> None:
+        """Close the models unused for longest, so that another one has its place. Raises `OverloadedError` where all
+        are at work."""
+        with self._lock:
+            while len(self._residents) >= self._limits.models:
+                idle = [one for one in self._residents.values() if not one.asked]
+                if not idle:
+                    raise OverloadedError(max(one.loop.retry_after for one in self._residents.values()))
+                self._close(min(idle, key=lambda one: one.used))
+
+
+def _stamp(folder: Path) -> tuple[int, int]:
+    """What tells whether an adapter's weights have been written anew."""
+    try:
+        found = (folder / WEIGHTS).stat()
+    except OSError as error:
+        raise EngineError("the model's files are not there any more", where=folder.name) from error
+    return found.st_mtime_ns, found.st_size
+
+
+def _loaded(base: str, adapter: Path | None, dtype: str) -> LoadedBase:
+    """A base, or what an adapter's folder makes of it."""
+    spec = Base.model_validate({"model": base, "dtype": dtype})
+    if adapter is None:
+        return load_base(spec)
+    if not (adapter / CONFIG).is_file() and (adapter / "config.json").is_file():
+        return load_base(spec.model_copy(update={"model": str(adapter)}))
+    loaded = load_base(spec)
+    load_tuned(loaded, adapter)
+    return loaded
+
+
+def _speaking(tokenizer: Any, template: str, vocabulary: int) -> _Speaking:
+    renderer = Renderer(tokenizer, template)
+    stops = sorted(renderer.stop_ids)
+    voice = Voice(_decoder(renderer), TokenBytes(tokenizer, vocabulary, stops), frozenset(stops))
+    made: list[Grammars] = []
+    lock = threading.Lock()
+
+    def grammars() -> Grammars:
+        with lock:
+            if not made:
+                made.append(Grammars(tokenizer, vocabulary, renderer.stop_ids))
+            return made[0]
+
+    return _Speaking(renderer, voice, grammars)
+
+
+def _decoder(renderer: Renderer) -> Callable[[list[int]], str]:
+    """Ids of an answer to text, as `Renderer.decode`; without its wrapping where the tokenizer is a fast one."""
+    tokenizer = renderer.tokenizer
+    if getattr(tokenizer, "is_fast", False):
+        backend = tokenizer.backend_tokenizer
+        return lambda ids: backend.decode(ids, skip_special_tokens=True) if ids else ""
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _request(ask: Ask, resident: Resident, adapter: Adapter | None, loop: asyncio.AbstractEventLoop) -> Request:
+    """A request of an ask: rendered, measured and its form compiled. Raises what `ServingEngine.submit` raises."""
+    speaking = resident.speaking(ask.model.chat_template)
+    prompt = _prompt(ask, speaking.renderer)
+    if not prompt:
+        raise EngineError("the prompt is empty", expected="at least one token")
+    unknown = [i for i in (*prompt, *ask.decoding.logit_bias) if not 0 <= i < resident.vocabulary]
+    if unknown:
+        raise EngineError(
+            f"the model has no token {unknown[0]}", expected=f"tokens from 0 to {resident.vocabulary - 1}"
+        )
+    left = resident.context - len(prompt)
+    if left < (1 if ask.max_new_tokens is None else ask.max_new_tokens):
+        raise TooLongError(len(prompt), ask.max_new_tokens, resident.context)
+    most = left if ask.max_new_tokens is None else ask.max_new_tokens
+    items: asyncio.Queue[Item] = asyncio.Queue()
+    request = Request(prompt, most, ask.decoding, speaking.voice, adapter, ask.echo_scores, items, loop)
+    make_rows(request, ask.count, _held(ask, speaking))
+    return request
+
+
+def _prompt(ask: Ask, renderer: Renderer) -> tuple[int, ...]:
+    if isinstance(ask.prompt, str):
+        special = ask.model.chat_template != "raw"
+        return tuple(renderer.tokenizer(ask.prompt, add_special_tokens=special)["input_ids"])
+    if ask.prompt and isinstance(ask.prompt[0], int):
+        return ask.prompt
+    return tuple(renderer.prompt_ids(ask.prompt))  # type: ignore[arg-type]
+
+
+def _held(ask: Ask, speaking: _Speaking) -> Sequence[HeldRows | None]:
+    """For each answer what keeps it to its form."""
+    form, grammar = ask.decoding.form, ask.decoding.grammar
+    if form is None and grammar is None:
+        return [None] * ask.count
+    text = grammar if form is None else grammar_text(form)
+    try:
+        return [speaking.grammars().one(text or "") for _ in range(ask.count)]
+    except GrammarError as error:
+        raise EngineError(
+            f"the answer cannot be held to its form: {error}",
+            expected="a schema or grammar that llguidance can compile",
+            fix="simplify it",
+        ) from error

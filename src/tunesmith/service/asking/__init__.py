@@ -1,0 +1,1 @@
+"""Answering: requests of the dialects become questions to the engine, and its pieces become their objects."""

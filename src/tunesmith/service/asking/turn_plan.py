@@ -1,0 +1,134 @@
+"""A question for the engine in terms that chat completions and responses share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from tunesmith.data.types import Message
+from tunesmith.inference.serving.types import Ask, Decoding, Loaded, Usage
+from tunesmith.service.asking.call_form import CallForm, call_form, schema_fault
+from tunesmith.service.asking.conversation import offering_all
+from tunesmith.service.asking.engine import Spoken, loaded, pieces_of
+from tunesmith.service.asking.fingerprint import fingerprint
+from tunesmith.service.asking.reading import FreeReader, HeldReader
+from tunesmith.service.asking.tools import Offer, answer_grammar, grammar_of
+from tunesmith.service.asking.turns import TextReader, TurnEvent
+from tunesmith.service.catalogue import Resolved
+from tunesmith.service.context import Service
+from tunesmith.service.errors import ApiError
+from tunesmith.service.ids import new_id
+from tunesmith.tasks.types import AnswerForm
+
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """What an answer is held to: `schema` None is any text. `name` and `param` are what the request calls it."""
+
+    schema: Mapping[str, Any] | None = None
+    name: str = ""
+    param: str = "response_format"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPlan:
+    """A question that is ready to be asked. `form` is set where every answer is held to calls."""
+
+    resolved: Resolved
+    fingerprint: str
+    ask: Ask
+    offer: Offer
+    spoken: Spoken
+    form: CallForm | None = None
+
+
+async def plan_turn(
+    service: Service,
+    model: str,
+    turns: tuple[Message, ...],
+    decoding: Decoding,
+    *,
+    offer: Offer,
+    answer: AnswerFormat,
+    max_new_tokens: int | None,
+    count: int = 1,
+    spoken: Spoken = "messages",
+) -> TurnPlan:
+    """Everything that can be refused before a model is asked is refused here, as `ApiError`."""
+    resolved = await run_in_threadpool(service.catalogue.resolve, model)
+    known = await loaded(service, resolved.ref)
+    if known.renderer is not None:
+        check_biases(decoding, known.renderer)
+    asked = offering_all(turns, offer.toolset())
+    form = None
+    if offer.choice == "none":
+        decoding = await run_in_threadpool(_held_to_answer, decoding, answer, known)
+    else:
+        if known.renderer is not None and (offer.held or answer.schema is not None):
+            form = await run_in_threadpool(call_form, known.renderer)
+        if answer.schema is not None:
+            await run_in_threadpool(_checked_schema, answer)
+        grammar = await run_in_threadpool(grammar_of, offer, form, answer.schema)
+        decoding = replace(decoding, grammar=grammar)
+    ask = Ask(resolved.ref, asked, max_new_tokens, decoding, count)
+    mark = await run_in_threadpool(fingerprint, resolved.ref)
+    return TurnPlan(resolved, mark, ask, offer, spoken, form if offer.choice == "required" else None)
+
+
+async def events_of(service: Service, plan: TurnPlan) -> AsyncGenerator[TurnEvent | Usage, None]:
+    """Ask, and read the answers while they are written; `Usage` comes last."""
+    readers = [_reader(plan, index) for index in range(plan.ask.count)]
+    async with aclosing(pieces_of(service, plan.ask, plan.spoken)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Usage):
+                yield piece
+            else:
+                for event in readers[piece.index].feed(piece):
+                    yield event
+
+
+def check_biases(decoding: Decoding, renderer: Any) -> None:
+    """Raises `ApiError` 400 for a token that the model does not have."""
+    largest = len(renderer.tokenizer) - 1
+    wrong = [key for key in decoding.logit_bias if key > largest]
+    if wrong:
+        raise ApiError(
+            400,
+            f"Invalid key in 'logit_bias': {wrong[0]}. Maximum value is {largest}.",
+            param="logit_bias",
+            code="invalid_value",
+        )
+
+
+def _reader(plan: TurnPlan, index: int) -> TextReader | FreeReader | HeldReader:
+    if plan.offer.choice == "none":
+        return TextReader(index)
+    if plan.form is not None:
+        return HeldReader(index, _call_id, plan.form, plan.offer.names)
+    return FreeReader(index, _call_id, several=plan.offer.several)
+
+
+def _held_to_answer(decoding: Decoding, answer: AnswerFormat, known: Loaded) -> Decoding:
+    """An engine that is elsewhere is told the schema; one in this process a grammar, which says more."""
+    if answer.schema is None:
+        return decoding
+    _checked_schema(answer)
+    if known.renderer is None:
+        return replace(decoding, form=AnswerForm(json_schema=answer.schema))
+    return replace(decoding, grammar=answer_grammar(answer.schema))
+
+
+def _checked_schema(answer: AnswerFormat) -> None:
+    fault = schema_fault(answer.schema) if answer.schema not in (None, _ANY_OBJECT) else None
+    if fault is not None:
+        raise ApiError(400, f"Invalid schema for response_format '{answer.name}': {fault}", param=answer.param)
+
+
+def _call_id() -> str:
+    return new_id("call", separator="_")

@@ -1,0 +1,1 @@
+"""Batches: many requests in a file, answered beside the server's other work."""

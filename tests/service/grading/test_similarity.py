@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.service.grading.similarity import MEASURES, common_characters, fuzzy_match, gleu, similarity
+
+texts = st.text(alphabet="ab c.", max_size=12)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(MEASURES)), texts, texts)
+def test_between_0_and_1(measure: str, said: str, reference: str) -> None:
+    assert 0 <= similarity(measure, said, reference) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+def test_a_text_is_most_like_itself(measure: str) -> None:
+    text = "the small brown fox jumps over the lazy dog today"
+    # METEOR's penalty for one chunk of ten words is 0.5 / 10³.
+    assert similarity(measure, text, text) == pytest.approx(0.9995 if measure == "meteor" else 1.0, abs=1e-4)
+    assert similarity(measure, "nothing shared", text) < 0.5
+
+
+def longest_common(a: str, b: str) -> int:
+    """The textbook's table."""
+    rows = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, j in itertools.product(range(len(a)), range(len(b))):
+        rows[i + 1][j + 1] = rows[i][j] + 1 if a[i] == b[j] else max(rows[i][j + 1], rows[i + 1][j])
+    return rows[-1][-1]
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_common_characters(a: str, b: str) -> None:
+    assert common_characters(a, b) == longest_common(a, b)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="abc", max_size=90), st.text(alphabet="abc", max_size=90))
+def test_common_characters_of_few_letters(a: str, b: str) -> None:
+    assert common_characters(a, b) == longest_common(a, b)
+
+
+def test_fuzzy_match_as_rapidfuzz_documents_its_ratio() -> None:
+    assert fuzzy_match("this is a test", "this is a test!") == pytest.approx(0.9655172413793103)
+    assert fuzzy_match("", "") == 1.0
+    assert fuzzy_match("", "a") == 0.0
+
+
+def test_gleu_against_another_implementation() -> None:
+    from nltk.translate.gleu_score import sentence_gleu
+
+    said = "It is a guide to action which ensures that the military always obeys the commands of the party"
+    reference = "It is a guide to action that ensures that the military will forever heed Party commands"
+    assert gleu(said, reference) == pytest.approx(sentence_gleu([reference.split()], said.split()))
+    assert gleu("a", "") == gleu("", "") == 0.0
+
+
+def test_bleu_against_sacrebleu() -> None:
+    from sacrebleu import sentence_bleu
+
+    said, reference = "The cat sat on a mat, quietly.", "The cat sat on the mat quietly."
+    expected = sentence_bleu(said, [reference]).score / 100
+    assert similarity("bleu", said, reference) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    # The worked examples of en.wikipedia.org/wiki/METEOR, against "the cat sat on the mat".
+    [("on the mat sat the cat", 0.5), ("the cat sat on the mat", 0.9977), ("the cat was sat on the mat", 0.9654)],
+)
+def test_meteor_on_published_examples(said: str, expected: float) -> None:
+    assert similarity("meteor", said, "the cat sat on the mat") == pytest.approx(expected, abs=5e-5)
+
+
+def test_meteor_matches_stems() -> None:
+    # One match of two words on each side, in one chunk: Fmean 1/2, penalty 1/2.
+    assert similarity("meteor", "running home", "runs away") == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    # The sentences of Lin 2004, section 3: ROUGE-L 3/4, one of three bigrams.
+    [("rouge_1", 0.75), ("rouge_2", 1 / 3), ("rouge_3", 0.0), ("rouge_l", 0.75)],
+)
+def test_rouge_on_the_papers_example(measure: str, expected: float) -> None:
+    assert similarity(measure, "police kill the gunman", "police killed the gunman") == pytest.approx(expected)
+
+
+def test_rouge_of_other_scripts() -> None:
+    assert similarity("rouge_1", "η γάτα κοιμάται", "η γάτα τρώει") == pytest.approx(2 / 3)

@@ -1,0 +1,60 @@
+"""Stores on both databases."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgresql import postgresql_server
+from tunesmith.service.settings import Limits, ServeSettings
+from tunesmith.service.store import open_store
+from tunesmith.service.store.sql import SqlStore
+
+Open = Callable[[], SqlStore]
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server for all tests of the store."""
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ServeSettings:
+    return ServeSettings(home=tmp_path / "home", limits=Limits(free_disk=0))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def opened(request: pytest.FixtureRequest, settings: ServeSettings) -> Iterator[Open]:
+    """Opens the same database, again and again."""
+    url = None if request.param == "sqlite" else new_database(request.getfixturevalue("postgresql"))
+    chosen = ServeSettings(home=settings.home, database=url, limits=settings.limits)
+    stores: list[SqlStore] = []
+
+    def again() -> SqlStore:
+        stores.append(open_store(chosen)[0])
+        return stores[-1]
+
+    yield again
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(opened: Open) -> SqlStore:
+    return opened()
+
+
+def new_database(server: str) -> str:
+    """URL of an empty database on a server."""
+    import psycopg
+
+    name = f"store_{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")
