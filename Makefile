@@ -84,7 +84,7 @@ $(BIN)/python:
 # torch first and alone: the packages after it then find it installed and choose no other build of it.
 $(CORE): $(PINS) | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e '.[serve]'
 	@touch $@
 
 $(DEV): $(CORE)

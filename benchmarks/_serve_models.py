@@ -24,58 +24,11 @@ from tunesmith.text.render import Renderer
 
 RANK = 16
 CONTEXT = 2048
-_WORDS = [
-    "river",
-    "stone",
-    "garden",
-    "letter",
-    "window",
-    "market",
-    "engine",
-    "winter",
-    "summer",
-    "paper",
-    "silver",
-    "mountain",
-    "village",
-    "bridge",
-    "candle",
-    "forest",
-    "captain",
-    "kitchen",
-    "teacher",
-    "doctor",
-    "farmer",
-    "painter",
-    "sailor",
-    "soldier",
-    "baker",
-    "music",
-    "story",
-    "question",
-    "answer",
-    "number",
-    "yellow",
-    "green",
-    "early",
-    "late",
-    "often",
-    "never",
-    "always",
-    "under",
-    "above",
-    "before",
-    "after",
-    "bread",
-    "water",
-    "butter",
-    "apple",
-    "orange",
-    "table",
-    "chair",
-    "house",
-    "street",
-]
+_WORDS = """
+river stone garden letter window market engine winter summer paper silver mountain village bridge candle forest captain
+kitchen teacher doctor farmer painter sailor soldier baker music story question answer number yellow green early late
+often never always under above before after bread water butter apple orange table chair house street
+""".split()  # noqa: SIM905
 
 
 def make_base(name: str, folder: Path) -> Path:
@@ -125,14 +78,16 @@ class Prompts:
 
     def next(self) -> str:
         self.made += 1
-        words = [str(self.made)]
-        while self._count(words) < self._tokens:
-            words.append(self._draw.choice(_WORDS))
-        while self._count(words) > self._tokens:
-            words.pop()
-        while self._count(words) < self._tokens:
-            words.append("a")
-        return " ".join(words)
+        while True:  # until the short words at the end make it exact
+            words = [str(self.made)]
+            while self._count(words) < self._tokens:
+                words.append(self._draw.choice(_WORDS))
+            while self._count(words) > self._tokens:
+                words.pop()
+            while self._count(words) < self._tokens:
+                words.append("a")
+            if self._count(words) == self._tokens:
+                return " ".join(words)
 
     def ids(self, text: str) -> list[int]:
         return self._renderer.prompt_ids([Message("user", text)])

@@ -65,8 +65,11 @@ class Http:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             # HTTP/1.0, so that the answer is the bare stream until the connection ends
-            head = f"POST /v1/chat/completions HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            head = (
+                "POST /v1/chat/completions HTTP/1.0", "Host: 127.0.0.1", "Content-Type: application/json",
+                f"Content-Length: {len(body)}", "", "",
+            )  # fmt: skip
+            writer.write("\r\n".join(head).encode() + body)
             return await _read(reader, began)
         finally:
             writer.close()
@@ -113,46 +116,36 @@ class Plain:
     def __init__(self, base: Path, adapters: Sequence[Path], prompts: Prompts) -> None:
         from transformers import AutoModelForCausalLM
 
-        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-        self._prompts = prompts
+        def loaded() -> Any:
+            return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+
+        self._base, self._tuned, self._prompts = loaded(), None, prompts
         if adapters:
             from peft import PeftModel
 
-            self._model = PeftModel.from_pretrained(self._model, adapters[0], adapter_name="1")
+            self._tuned = PeftModel.from_pretrained(loaded(), adapters[0], adapter_name="1").eval()
             for number, folder in enumerate(adapters[1:], 2):
-                self._model.load_adapter(folder, adapter_name=str(number))
-            self._model.eval()
+                self._tuned.load_adapter(folder, adapter_name=str(number))
 
     @torch.inference_mode()
     def ask(self, question: str, model: int, tokens: int) -> Said:
         ids = torch.tensor([self._prompts.ids(question)])
-        with self._under(model):
-            began = time.perf_counter()
-            out = self._model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
-            )  # fmt: skip
-            seconds = time.perf_counter() - began
+        if model:
+            self._tuned.set_adapter(str(model))
+        began = time.perf_counter()
+        out = (self._tuned if model else self._base).generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
+        )
+        seconds = time.perf_counter() - began
         return Said(self._prompts.decode(out[0, ids.shape[1] :].tolist()), 0.0, seconds)
 
     @torch.inference_mode()
     def prefill(self, question: str) -> float:
         """Seconds of one pass over a prompt."""
         ids = torch.tensor([self._prompts.ids(question)])
-        with self._under(0):
-            began = time.perf_counter()
-            self._model(input_ids=ids, logits_to_keep=1)
-            return time.perf_counter() - began
-
-    @contextmanager
-    def _under(self, model: int) -> Iterator[None]:
-        if model:
-            self._model.set_adapter(str(model))
-            yield
-        elif hasattr(self._model, "disable_adapter"):
-            with self._model.disable_adapter():
-                yield
-        else:
-            yield
+        began = time.perf_counter()
+        self._base(input_ids=ids, logits_to_keep=1)
+        return time.perf_counter() - began
 
 
 @contextmanager

@@ -4,10 +4,10 @@
 
 All sides get the same weights (fp32), the same conversations of 256 tokens, and write 64 tokens greedily; no prompt is
 asked twice of one side, so that nothing is remembered. Each cell of the table is measured in every round, the sides in
-turns. Clients ask as soon as their answer is there. Ours is the real HTTP server; with `--direct`, or where it does not
-answer chat completions, the engine alone, and the page says so. `transformers serve` has no adapters, and is asked for
-the base, with and without its continuous batching; TUNESMITH_TRANSFORMERS names its executable (default: beside Python),
-and where it does not run, its row says why. Answers are compared with those of generate, text by text.
+turns. Clients ask as soon as their answer is there. Ours is the real HTTP server; with `--direct` the engine alone, and
+the page says so. `transformers serve` has no adapters, and is asked for the base, with and without its continuous
+batching; TUNESMITH_TRANSFORMERS names its executable (default: beside Python), and where it does not run, its row says
+why. Answers are compared with those of generate, text by text.
 """
 
 from __future__ import annotations
@@ -209,10 +209,11 @@ def page(report: dict[str, Any]) -> str:
     lines = [
         "# Serving many at once",
         "",
-        "Written by `python benchmarks/serve.py`; do not edit. All sides have the same fp32 weights, read conversations of",
-        f"{work['prompt']} tokens and write {work['new']}, greedily. `generate` is `transformers` generate, called once for",
-        "each prompt, adapters switched by peft; measured in the same rounds on the same questions. First text is the time",
-        "until it arrives, p50 and p95 over all requests. The 135M shape has random weights.",
+        "Written by `python benchmarks/serve.py`; do not edit. All sides have the same fp32 weights, read",
+        f"conversations of {work['prompt']} tokens and write {work['new']}, greedily. `generate` is `transformers`",
+        "generate, called once for each prompt, adapters switched by peft; measured in the same rounds on the same",
+        "questions. First text is the time until it arrives, p50 and p95 over all requests. The 135M shape has random",
+        "weights.",
         "",
         f"{report['date'][:10]}, {report['machine']}, threads: {report['threads']}, load of the machine before: "
         f"{report['load_before']}. Ours is {ours}.",
@@ -222,26 +223,25 @@ def page(report: dict[str, Any]) -> str:
             "",
             f"## {name}",
             "",
-            "| side | clients | adapters | requests/s | tokens/s | generate, requests/s | times | first text, s | same answers |",
+            "| side | clients | adapters | requests/s | tokens/s | generate, requests/s | times | first text | same |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for cell in one["cells"]:
             lines.append(_line(cell, work["new"]))
         first, held = one["first"], one["memory"]
+        alone, once = (1000 * statistics.median(first[key]) for key in ("first", "prefill"))
+        imported, peak, weights, cache = (held[key] / 1e6 for key in ("imported", "peak", "weights", "cache"))
         lines += [
             "",
-            f"First text of a lone request: {statistics.median(first['first']) * 1000:.0f} ms, one pass over its prompt "
-            f"{statistics.median(first['prefill']) * 1000:.0f} ms: **{first['times']:.2f}** times (at most {FIRST_BAR}).",
+            f"First text of a lone request: {alone:.0f} ms, one pass over its prompt {once:.0f} ms: "
+            f"**{first['times']:.2f}** times (at most {FIRST_BAR}).",
             "",
-            f"Memory: {held['imported'] / 1e6:.0f} MB after import, {held['peak'] / 1e6:.0f} MB at most while eight are "
-            f"answered; weights {held['weights'] / 1e6:.0f} MB, keys and values {held['cache'] / 1e6:.0f} MB: above import "
-            f"**{held['times']:.2f}** times weights and cache (at most {MEMORY_BAR}).",
+            f"Memory: {imported:.0f} MB after import, {peak:.0f} MB at most while eight are answered; weights "
+            f"{weights:.0f} MB, keys and values {cache:.0f} MB: above import **{held['times']:.2f}** times weights and "
+            f"cache (at most {MEMORY_BAR}).",
         ]
-    lines += [
-        "",
-        f"`times` is the median over rounds; asked for at 8 clients: at least {BAR:g}, the goal is {GOAL:g}.",
-        "",
-    ]
+    asked_for = f"at least {BAR:g}, the goal is {GOAL:g}"
+    lines += ["", f"`times` is the median over rounds; asked for at 8 clients: {asked_for}. `same`: equal answers.", ""]
     return "\n".join(lines)
 
 
@@ -255,8 +255,8 @@ def _line(cell: dict[str, Any], new: int) -> str:
     p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return (
         f"{head} {', '.join(f'{s:.2f}' for s in speeds)} | {middle * new:.0f} | "
-        f"{', '.join(f'{s:.2f}' for s in plain)} | **{cell['times']:.2f}** | {statistics.median(ordered):.2f}, {p95:.2f} | "
-        f"{cell['same']} of {cell['compared']} |"
+        f"{', '.join(f'{s:.2f}' for s in plain)} | **{cell['times']:.2f}** | "
+        f"{statistics.median(ordered):.2f}, {p95:.2f} s | {cell['same']} of {cell['compared']} |"
     )
 
 

@@ -14,6 +14,7 @@ import argparse
 import datetime
 import http.client
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -31,6 +32,8 @@ LIMIT = 0.050
 """Seconds, of the 95th percentile."""
 _BOUNDARY = "an-upload-of-the-benchmark"
 _PAGE = 100
+_TIMES = 100
+"""How often the lists of files and jobs are paged through."""
 
 
 def serve(home: str, listening: socket.socket) -> None:
@@ -166,7 +169,7 @@ def repeated(times: int, call: Callable[[int], Any]) -> list[float]:
 def told(what: str, seconds: Sequence[float], objects: int) -> dict[str, Any]:
     """The figures of one kind of request, in milliseconds."""
     ordered = sorted(seconds)
-    p95 = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+    p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
     return {
         "what": what,
         "requests": len(ordered),
@@ -189,11 +192,11 @@ def measure(uploads: int, jobs: int, events: int) -> list[dict[str, Any]]:
             asked(connection, "POST", "/v1/files", bodies.pop(), **kind)
             sent = repeated(uploads, lambda n: asked(connection, "POST", "/v1/files", bodies[n], **kind))
             listed, files = [], 0
-            for _ in range(20):
+            for _ in range(_TIMES):
                 more, files = pages(connection, "/v1/files", 10_000)
                 listed += more
             by_job, found = [], 0
-            for _ in range(20):
+            for _ in range(_TIMES):
                 more, found = pages(connection, "/v1/fine_tuning/jobs", _PAGE)
                 by_job += more
             by_event, seen = pages(connection, f"/v1/fine_tuning/jobs/ftjob-{0:024}/events", _PAGE)

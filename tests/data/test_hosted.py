@@ -80,6 +80,8 @@ RULES: list[tuple[str, list[Any], str, str | None, str]] = [
     ("supervised", [{**CHAT, "parallel_tool_calls": "no"}], "hosted_parallel", INVALID, f"{OPENING}'no'"),
     ("supervised", [{"messages": [{**U, "content": "fill <|fim_suffix|> in"}, A]}], "special_tokens", INVALID,
      "Example 5 message contains an invalid token: <|fim_suffix|>."),
+    ("supervised", [PAIR], "hosted_mixed", INVALID, FORM),
+    ("supervised", [{"messages": [U, {**A, "content": ""}]}], "empty_answer", INVALID, f"{OPENING}an empty answer"),
     ("supervised", [SIDES], "hosted_wrong_method", INVALID, CODES["hosted_wrong_method"].title + ": line 5, …"),
     ("dpo", [CHAT], "hosted_wrong_method", INVALID,
      "Input file rows.jsonl is in the fine-tune-chat format, but the specified fine-tuning job is not using "

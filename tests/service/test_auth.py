@@ -195,7 +195,9 @@ def test_a_name_that_only_resolves_to_this_machine_is_not(local: TestClient, hos
     assert answer.json()["error"]["code"] == "host_not_allowed"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999", "http://127.0.0.1:80001"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:9999", "http://127.0.0.1:80001", "http://[", ""]
+)
 def test_pages_of_other_sites_are_not_answered(local: TestClient, origin: str) -> None:
     """A form or a cancel needs no preflight, so the browser's own rules would let it through."""
     headers = {"host": "127.0.0.1:8000", "origin": origin}

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.azure.serving import lay_store
+from tunesmith.inference.serving.types import ModelRef
 from tunesmith.service.catalogue import StoreCatalogue, shown_base
 from tunesmith.service.errors import ApiError
-from tunesmith.service.settings import OPENAI_NAMES, ServeSettings
+from tunesmith.service.settings import OPENAI_NAMES, RemoteModel, ServeSettings
 from tunesmith.service.store import open_store
 from tunesmith.service.store.interface import Store
 from tunesmith.service.store.nouns import Checkpoint, Deployment, Model
@@ -19,6 +21,7 @@ TUNED = "ft:gpt-4o-mini-2024-07-18:tunesmith:recipe-ner:9o1eNlSa"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
+    lay_store(tmp_path)
     store, _ = open_store(ServeSettings(home=tmp_path))
     yield store
     store.close()
@@ -165,3 +168,27 @@ def test_names_are_tuned_models_then_bases_once_each(store: Store, tmp_path: Pat
     names = [one.id for one in catalogue(store, tmp_path).names()]
     assert names[0] == TUNED and names[1:31] == list(OPENAI_NAMES)
     assert len(names) == len(set(names))
+
+
+def test_a_remote_model_answers_under_its_name_and_is_no_base(store: Store, tmp_path: Path) -> None:
+    remotes = {"judge": RemoteModel("https://api.example.org/v1", "big-one", "EXAMPLE_KEY")}
+    found = StoreCatalogue(ServeSettings(home=tmp_path, remotes=remotes), store)
+    judge = found.resolve("judge")
+    assert judge.shown == "judge" and judge.record is None
+    assert judge.ref == ModelRef(
+        "big-one", engine="remote", url="https://api.example.org/v1", key_variable="EXAMPLE_KEY"
+    )
+    assert next(one for one in found.names() if one.id == "judge").engine == "remote"
+    assert "judge" in refused(found, "nothing").message
+    assert refused(found, "big-one").code == "model_not_found", "only under the name it was given"
+
+
+def test_a_base_that_vllm_serves_takes_its_adapters_along(store: Store, tmp_path: Path) -> None:
+    store.add(tuned())
+    settings = ServeSettings(home=tmp_path, vllm={"embedded:base": "http://127.0.0.1:8001/v1"})
+    found = StoreCatalogue(settings, store)
+    for name in ("gpt-4o", "embedded:base", TUNED):
+        ref = found.resolve(name).ref
+        assert (ref.engine, ref.url, ref.base) == ("vllm", "http://127.0.0.1:8001/v1", "embedded:base")
+    assert found.resolve(TUNED).ref.adapter == tmp_path / "models/a1"
+    assert found.resolve("embedded:tiny").ref == ModelRef("embedded:tiny")

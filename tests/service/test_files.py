@@ -183,6 +183,15 @@ def test_what_fails_a_job_later_is_reported_at_once_and_does_not_stop_the_upload
     assert "report" not in client.get("/v1/files").json()["data"][0]
 
 
+def test_text_that_no_model_can_be_given_is_refused(client: TestClient, service: Service) -> None:
+    rows = chat()
+    rows[2]["messages"][0]["content"] = "half a pair \ud800"
+    rows[5]["messages"][0]["content"] = "half a pair \udc00"
+    told = send(client, lines(rows))
+    assert told.status_code == 400 and "surrogate" in told.json()["error"]["message"]
+    assert told.json()["error"]["details"][0]["line"] == 3 and blobs_of(service) == []
+
+
 @pytest.mark.parametrize(
     ("row", "method"),
     [
@@ -335,7 +344,13 @@ def test_a_malformed_form_is_told(client: TestClient, service: Service, kind: st
     assert blobs_of(service) == []
 
 
-@settings(max_examples=60, deadline=None)
+_KEYS = st.sampled_from(
+    ["messages", "role", "content", "tools", "tool_calls", "function", "arguments", "weight", "prompt", "completion",
+     "input", "preferred_output", "non_preferred_output", "parallel_tool_calls", "user", "assistant"]
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
 @given(cut=st.integers(0, 900), noise=st.binary(max_size=8))
 def test_no_form_breaks_the_server(cut: int, noise: bytes) -> None:
     """Whatever is cut from a form or stands in its middle, it is a file or a 400 that says what is wrong."""
@@ -350,6 +365,25 @@ def test_no_form_breaks_the_server(cut: int, noise: bytes) -> None:
     )
     assert answer.status_code in (200, 400)
     assert "id" in answer.json() or answer.json()["error"]["message"]
+
+
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS | st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.dictionaries(_KEYS, JSON, max_size=4), max_size=12))
+def test_no_rows_break_the_server(rows: list[dict[str, Any]]) -> None:
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    answer = send(_shared_client(), data)
+    assert answer.status_code in (200, 400)
+    if answer.status_code == 200:
+        assert answer.json()["report"]["rows"] == len(rows)
+    else:
+        assert answer.json()["error"]["message"]
 
 
 _shared: list[TestClient] = []

@@ -114,6 +114,12 @@ def test_an_endless_body_is_not_waited_for() -> None:
     assert (b"connection", b"close") in told[0]["headers"]
 
 
+def test_a_length_of_thousands_of_digits_is_a_large_one() -> None:
+    with pytest.raises(ApiError) as refused:
+        asyncio.run(_through(_wanting, _chunks(3), {"content-length": "9" * 5_000}))
+    assert refused.value.status == 413
+
+
 def test_a_body_that_stops_half_way_is_given_up() -> None:
     half = [{"type": "http.request", "body": b"x", "more_body": True}]
     with pytest.raises(ApiError, match=r"stopped arriving for 0\.05 seconds") as refused:

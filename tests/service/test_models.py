@@ -144,3 +144,20 @@ def test_a_model_in_use_cannot_be_deleted(client: TestClient, service: Service) 
     service.store.remove(Deployment, "s/g/a/clippy")
     service.store.move_job("ftjob-7", "succeeded", only_from=["running"])
     assert client.delete(f"/v1/models/{NAME}").status_code == 200
+
+
+def test_a_merged_base_goes_with_the_last_model_on_it_unless_work_goes_on(client: TestClient, service: Service) -> None:
+    merged = service.settings.home / "models" / "merged" / "0a1b"
+    merged.mkdir(parents=True)
+    tuned(service, NAME, base=str(merged))
+    tuned(service, f"{NAME}:ckpt-step-1", base=str(merged))
+    client.delete(f"/v1/models/{NAME}")
+    assert merged.is_dir(), "the checkpoint stands on it"
+    job = Job("ftjob-7", 1, "gpt-4o", "embedded:base", "file-1", None, "running", 1, "org", {"type": "supervised"})
+    service.store.add(job)
+    client.delete(f"/v1/models/{NAME}:ckpt-step-1")
+    assert merged.is_dir(), "a job that runs may begin there"
+    tuned(service, NAME, base=str(merged))
+    service.store.update(Job, "ftjob-7", status="failed")
+    client.delete(f"/v1/models/{NAME}")
+    assert not merged.exists()

@@ -32,10 +32,12 @@ def command(
     Needs the server's home folder, the same path on both machines, and its database. Ctrl-C lets each job finish its
     step; it goes on here or elsewhere.
     """
+    from tunesmith.service import logs
     from tunesmith.service.worker.supervise import Supervisor
 
     flags = {"database": database, "devices": devices or None, "evidence": False if no_evidence else None}
     settings = settings_from(home, file, "-", flags)
+    logs.configure(None)
     ending = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

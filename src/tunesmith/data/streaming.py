@@ -152,7 +152,7 @@ def map_in_order(
         yield from map(work, jobs)
         return
     try:
-        with ProcessPoolExecutor(workers, mp_context=_context(fresh)) as pool:
+        with ProcessPoolExecutor(workers, mp_context=_context(fresh), initializer=_end_with_parent) as pool:
             waiting: deque[Future[Result]] = deque()
             for job in jobs:
                 waiting.append(pool.submit(work, job))
@@ -260,6 +260,18 @@ def _gather(
     for seen in map_in_order(work, jobs, processes):
         gathered.take(seen)
     return gathered
+
+
+def _end_with_parent() -> None:
+    """Have this worker end when the process that started it is gone, however that ended: nobody else would end it."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def _context(fresh: bool) -> Any:

@@ -37,6 +37,9 @@ from tunesmith.training import processes
 from tunesmith.verdict.headline import headline
 from tunesmith.verdict.types import Forgetting, Verdict
 
+_MOST_LINES = 20
+"""Lines of the data that an event names."""
+
 
 def run(
     recipe: Recipe,
@@ -292,7 +295,8 @@ def _require_test_rows(rows: Rows, recipe: Recipe) -> None:
 def _tell_warnings(findings: Sequence[Any], tell: Callable[[dict[str, Any]], None]) -> None:
     for finding in findings:
         if finding.severity == "warning":
-            tell({"kind": "warning", "text": finding.message, "code": finding.code, "count": finding.count})
+            said = {"text": finding.message, "code": finding.code, "count": finding.count}
+            tell({"kind": "warning", **said, "lines": list(finding.lines[:_MOST_LINES])})
 
 
 def _train_pairs(

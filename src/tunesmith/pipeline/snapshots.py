@@ -48,7 +48,7 @@ def _put(tuning: Tuning, weights: Path | None, step: int) -> None:
     if weights is None:
         raise VerificationError(f"the weights of step {step} were not kept", fix="set train.keep_epochs")
     kept, live = load_file(weights), tuning.trained()
-    if kept.keys() != live.keys():
+    if {name: t.shape for name, t in kept.items()} != {name: p.shape for name, p in live.items()}:
         raise VerificationError(
             f"the weights of step {step} are of another method", where=str(weights), fix="begin a new run with --new"
         )

@@ -109,7 +109,7 @@ def token_findings(
                 f"({int(supervised[long].sum())} supervised tokens)",
                 fix="shorten these rows, or use a base with a longer context; nothing is ever cut",
                 count=len(long),
-                lines=tuple(examples[i].line for i in long),
+                lines=tuple(sorted(examples[i].line for i in long)),
                 source=examples[long[0]].source,
             )
         )
@@ -122,7 +122,7 @@ def token_findings(
                 message=f"in {len(endless)} row(s) no token that ends the answer is learnt: the model may never stop",
                 fix="choose a base.chat_template whose assistant turns end with an end-of-turn token",
                 count=len(endless),
-                lines=tuple(examples[i].line for i in endless),
+                lines=tuple(sorted(examples[i].line for i in endless)),
                 source=examples[endless[0]].source,
             )
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -73,7 +72,7 @@ class Strangers:
                     code="host_not_allowed",
                 )
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != host:
+            if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
                 raise ApiError(403, "Requests from pages of other sites are not answered.", code="origin_not_allowed")
         await self.app(scope, receive, send)
 

@@ -72,7 +72,7 @@ class Background:
         self.service = service
         self.holder = f"server:{secrets.token_hex(8)}"
         self._gate = Gate(service.engine)
-        self._post = patient(Inner(service).post)
+        self._post = patient(self._gate.counted(Inner(service).post))
         self._works: dict[str, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
 

@@ -3,7 +3,8 @@
 A name is looked up, in this order, among the tuned models and their checkpoints, the deployments, the aliases of the
 configuration, and the bases themselves. Deployments come before aliases because on Azure a deployment is often named
 after a model that it does not serve. Nothing in a name is ever taken for a path: a folder can be reached by the alias
-that the configuration gives it, and in no other way.
+that the configuration gives it, and in no other way. Remote models of the configuration answer under their names;
+nothing is trained on them.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class Catalogue(Protocol):
         """Every model, bases by their aliases included."""
         ...
 
+    def ref_of(self, record: Model) -> ModelRef:
+        """What answers for a kept model: its adapter below the home folder, and the engine its base is served by."""
+        ...
+
 
 class StoreCatalogue:
     """The catalogue of a store and a configuration."""
@@ -97,7 +102,17 @@ class StoreCatalogue:
     def names(self) -> tuple[Model, ...]:
         bases = [self._listed(name, base) for name, base in self._settings.aliases.items()]
         bases += [self._listed(name, name) for name in sorted(self._direct) if name not in self._settings.aliases]
+        bases += [
+            self._listed(name, remote.model, "remote")
+            for name, remote in self._settings.remotes.items()
+            if name not in self._settings.aliases
+        ]
         return (*self._store.all(Model), *bases)
+
+    def ref_of(self, record: Model) -> ModelRef:
+        adapter = self._settings.home / record.adapter if record.adapter else None
+        url = self._settings.vllm.get(record.base)
+        return ModelRef(record.base, adapter, record.chat_template, "vllm" if url else record.engine, url)
 
     def _tuned(self, name: str) -> Resolved | None:
         record = self._store.get(Model, name)
@@ -107,9 +122,7 @@ class StoreCatalogue:
             record = self._store.get(Model, checkpoint.name) if checkpoint else None
         if record is None:
             return None
-        adapter = self._settings.home / record.adapter if record.adapter else None
-        ref = ModelRef(record.base, adapter, record.chat_template, record.engine)
-        return Resolved(record.id, ref, record)
+        return Resolved(record.id, self.ref_of(record), record)
 
     def _deployed(self, name: str) -> Resolved | None:
         """The model of the newest deployment of this name; case does not matter in Azure's names."""
@@ -134,13 +147,22 @@ class StoreCatalogue:
         if name in aliases:
             snapshot = SNAPSHOTS.get(name, name)
             shown = snapshot if aliases.get(snapshot) == aliases[name] else name
-            return Resolved(shown, ModelRef(aliases[name]))
-        return Resolved(name, ModelRef(name)) if name in self._direct else None
+            return Resolved(shown, self._base_ref(aliases[name]))
+        remote = self._settings.remotes.get(name)
+        if remote is not None:
+            return Resolved(
+                name, ModelRef(remote.model, engine="remote", url=remote.url, key_variable=remote.api_key_env)
+            )
+        return Resolved(name, self._base_ref(name)) if name in self._direct else None
+
+    def _base_ref(self, base: str) -> ModelRef:
+        url = self._settings.vllm.get(base)
+        return ModelRef(base, engine="vllm", url=url) if url else ModelRef(base)
 
     def _refuse(self, name: str) -> Resolved:
         tuned = [one.id for one in reversed(self._store.all(Model))]
         deployed = [one.name for one in reversed(self._store.all(Deployment))]
-        bases = [*self._settings.aliases, *sorted(self._direct)]
+        bases = [*self._settings.aliases, *sorted(self._direct), *self._settings.remotes]
         text = f"The model '{_short(name)}' does not exist or you do not have access to it."
         near = difflib.get_close_matches(name[:200], [*deployed, *bases, *tuned[:500]], n=1, cutoff=0.75)
         if near:
@@ -149,8 +171,8 @@ class StoreCatalogue:
         text += _told("Bases", bases, _SHOWN_BASES)
         raise ApiError(404, text, param="model", code="model_not_found")
 
-    def _listed(self, name: str, base: str) -> Model:
-        return Model(name, self._started, "system", "registered", base)
+    def _listed(self, name: str, base: str, engine: str = "torch") -> Model:
+        return Model(name, self._started, "system", "registered", base, engine=engine)
 
 
 def shown_base(base: str) -> str:

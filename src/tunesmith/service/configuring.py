@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tunesmith.errors import RecipeError
-from tunesmith.service.settings import OPENAI_NAMES, Limits, ServeSettings
+from tunesmith.service.settings import OPENAI_NAMES, Limits, RemoteModel, ServeSettings
 
 _STRICT = ConfigDict(extra="forbid")
 _BOUNDS: Mapping[str, Any] = {
@@ -46,7 +46,31 @@ def _model(name: str, kind: type[Any], other: Mapping[str, Any]) -> type[BaseMod
 
 
 _LIMITS = _model("LimitsFile", Limits, {one.name: Annotated[int, Field(ge=0)] | None for one in fields(Limits)})
-_FILE = _model("ServeFile", ServeSettings, {"limits": _LIMITS | None, "aliases": dict[str, str] | None})
+
+
+_Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+
+
+class _Remote(BaseModel):
+    """One of `remotes`."""
+
+    model_config = _STRICT
+
+    url: _Url
+    model: Annotated[str, Field(min_length=1)]
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+
+
+_FILE = _model(
+    "ServeFile",
+    ServeSettings,
+    {
+        "limits": _LIMITS | None,
+        "aliases": dict[str, str] | None,
+        "remotes": dict[str, _Remote] | None,
+        "vllm": dict[str, _Url] | None,
+    },
+)
 
 
 def read_settings(path: Path, settings: ServeSettings) -> ServeSettings:
@@ -62,10 +86,14 @@ def read_settings(path: Path, settings: ServeSettings) -> ServeSettings:
         raise _refusal(path, [_fault(one) for one in error.errors()]) from error
     limits = replace(settings.limits, **told.pop("limits", {}))
     aliases = {name: _base(base, path.parent) for name, base in told.pop("aliases", {}).items()}
+    remotes = {name: RemoteModel(**one) for name, one in told.pop("remotes", {}).items()}
+    vllm = {_base(base, path.parent): url for base, url in told.pop("vllm", {}).items()}
     faults = [fault for name, base in aliases.items() for fault in _alias_faults(name, base)]
     if faults:
         raise _refusal(path, faults)
-    return replace(settings, **told, limits=limits, aliases={**settings.aliases, **aliases})
+    return replace(
+        settings, **told, limits=limits, aliases={**settings.aliases, **aliases}, remotes=remotes, vllm=vllm
+    )
 
 
 def _parsed(path: Path) -> Any:

@@ -16,23 +16,15 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tunesmith.service.errors import ApiError, invalid
+from tunesmith.service.errors import invalid
+from tunesmith.service.limits import crowded
 
 HEAD_SECONDS, HURRIED_SECONDS = 30.0, 5.0
 """How long the head of a first request may take; and where there are too many connections already."""
+CROWD = 8
+"""Open connections for each that is taken: the others have to be told that they are too many."""
 FILES_BESIDE = 200
 """File descriptors that are not connections."""
-
-
-def crowded(most: int) -> ApiError:
-    """503 for a connection or a request too many."""
-    return ApiError(
-        503,
-        f"The server takes {most} connections and requests at a time, and has them all. Try again in a moment.",
-        kind="server_error",
-        code="server_overloaded",
-        headers={"retry-after": "1", "connection": "close"},
-    )
 
 
 def protocol(most: int) -> type[H11Protocol]:
@@ -40,7 +32,8 @@ def protocol(most: int) -> type[H11Protocol]:
 
     async def turned_away(scope: Scope, receive: Receive, send: Send) -> None:
         error = crowded(most)
-        answer = JSONResponse(error.body(), status_code=error.status, headers=dict(error.headers))
+        headers = {**error.headers, "connection": "close"}
+        answer = JSONResponse(error.body(), status_code=error.status, headers=headers)
         await answer(scope, receive, send)
 
     class Bounded(H11Protocol):
@@ -90,7 +83,7 @@ def protocol(most: int) -> type[H11Protocol]:
 def make_room(most: int) -> int:
     """Raise this process's limit of open files as far as it may and needs; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * most + FILES_BESIDE
+    wanted = CROWD * most + FILES_BESIDE
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -14,7 +14,7 @@ from tunesmith.service.context import Service
 from tunesmith.service.jobs.lifecycle import FINAL
 from tunesmith.service.store.nouns import File, Job, Json
 
-VERDICT, REPORT = "verdict.json", "report.html"
+VERDICT, REPORT, ANSWERS = "verdict.json", "report.html", "answers.zip"
 _WHY_NONE = {
     "failed": "the job failed, so there is no model to measure",
     "cancelled": "the job was cancelled, so there is no model to measure",

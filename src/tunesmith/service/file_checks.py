@@ -7,19 +7,17 @@ with all lines. What it would find only later, and fail the job for, does not st
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
 from tunesmith.service.errors import ApiError
 from tunesmith.service.ids import Flavour
+from tunesmith.service.store.blobs import new_part
 
 if TYPE_CHECKING:
     from tunesmith.data.hosted import HostedCheck, Method
@@ -247,31 +245,27 @@ def _told_anew(found: Finding) -> Finding:
     return replace(found, message=f"{CODES[found.code].title}: line {found.lines[0]:,}{detail}{more}", source=None)
 
 
-@contextmanager
-def _piece_file(folder: Path) -> Iterator[Any]:
-    """A file for one piece, locked as parts of blobs are, so that nobody takes it for a dead one's."""
-    with NamedTemporaryFile(dir=folder, suffix=".jsonl") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
 def _pieces(path: Path) -> Iterator[tuple[int, Path]]:
-    """Files of whole lines, and how many lines stand before each."""
+    """Files of whole lines, beside the file, and how many lines stand before each."""
     with path.open("rb") as source:
         before = 0
         while lines := source.readlines(PIECE):
             if any(line.strip() for line in lines):
-                with _piece_file(path.parent) as file:
+                piece, file = new_part(path.parent, ".jsonl")
+                with file:
                     file.writelines(lines)
                     file.flush()
-                    yield before, Path(file.name)
+                    try:
+                        yield before, piece
+                    finally:
+                        piece.unlink()
             before += len(lines)
 
 
 def _report(found: Sequence[Finding], rows: int, method: Method, flavour: Flavour) -> Mapping[str, Any]:
     from tunesmith.data.hosted import service_error
 
-    errors, notes = [], []
+    errors, notes, refused = [], [], []
     for one in found:
         told: dict[str, Any] = {
             "code": one.code,
@@ -286,10 +280,12 @@ def _report(found: Sequence[Finding], rows: int, method: Method, flavour: Flavou
             notes.append(told)
             continue
         if said.stage == "upload":
-            raise _refusal(
-                [FileProblem(_sentence(said.message), one.lines[0] if one.lines else None, one.why, one.fix)], 1
-            )
+            line = one.lines[0] if one.lines else None
+            refused.append(FileProblem(_sentence(said.message), line, one.message, one.fix))
+            continue
         failing = {"message": said.message, "error_code": said.code, "param": said.param}
         for_training = one.code == "hosted_too_few_rows"
         errors.append({**told, "reason": one.message, **failing, "for_training": for_training})
+    if refused:
+        raise _refusal(refused, len(refused))
     return {"object": "file.report", "rows": rows, "method": method, "errors": errors, "notes": notes}

@@ -46,12 +46,19 @@ class NewFile:
 
 
 def create_file(
-    service: Service, new: NewFile, writer: BlobWriter, *, id: str | None = None, in_parts: bool = False
+    service: Service,
+    new: NewFile,
+    writer: BlobWriter,
+    *,
+    id: str | None = None,
+    in_parts: bool = False,
+    repeats_since: int | None = None,
 ) -> File:
     """Take in a file whose bytes the writer has; they are looked at before anything is kept.
 
     Raises `ApiError` 400 or 413 with every reason why it cannot be taken; nothing is left of it then. `id` makes a
-    repetition harmless: the file that has it already is returned. `in_parts`: see `largest`.
+    repetition harmless: the file that has it already is returned. `in_parts`: see `largest`. `repeats_since`: the
+    client says that it asks again; an equal file that was made at this time or later is the answer it missed.
     """
     try:
         check_new(new)
@@ -59,6 +66,9 @@ def create_file(
         path = writer.written()
         report = looked_at(path, new)
         file = _record(service.now(), new, writer.size, writer.finish(hold=True), report=report, id=id)
+        missed = _equal(service.store, file, repeats_since) if repeats_since is not None else None
+        if missed is not None:
+            return missed
         try:
             service.store.add(file)
         except ValueError:
@@ -71,6 +81,13 @@ def create_file(
         return file
     finally:
         writer.abandon()
+
+
+def _equal(store: Store, file: File, since: int) -> File | None:
+    """The newest file of the same bytes, name and purpose that is not older."""
+    same = {"blob": file.blob, "filename": file.filename, "purpose": file.purpose, "flavour": file.flavour}
+    found = store.page(File, Page(limit=1), {**_SHOWN, **same}).items
+    return found[0] if found and found[0].created_at >= since else None
 
 
 def keep_file(

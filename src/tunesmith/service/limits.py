@@ -158,7 +158,9 @@ def _is_json(content_type: str) -> bool:
 
 
 def _declared(length: str | None) -> int | None:
-    return int(length) if length is not None and length.isascii() and length.isdigit() else None
+    if length is None or not (length.isascii() and length.isdigit()):
+        return None
+    return int(length) if len(length) < 20 else 10**20  # more digits than Python would read
 
 
 async def _check_json(data: bytes) -> None:
@@ -285,6 +287,17 @@ class Rates:
         await self.app(scope, receive, told)
 
 
+def crowded(most: int) -> ApiError:
+    """503 for a connection or a request too many."""
+    return ApiError(
+        503,
+        f"The server takes {most} connections and requests at a time, and has them all. Try again in a moment.",
+        kind="server_error",
+        code="server_overloaded",
+        headers={"retry-after": "1"},
+    )
+
+
 class Crowd:
     """At most so many requests at the same time; and none that is new once the server is told to end."""
 
@@ -306,13 +319,7 @@ class Crowd:
                 headers={"retry-after": "5", "connection": "close"},
             )
         if self.in_flight.count >= self.most:
-            raise ApiError(
-                503,
-                f"The server has {self.most} requests in hand, which is all it takes at a time. Try again in a moment.",
-                kind="server_error",
-                code="server_overloaded",
-                headers={"retry-after": "1"},
-            )
+            raise crowded(self.most)
         self.in_flight.count += 1
         try:
             await self.app(scope, receive, send)

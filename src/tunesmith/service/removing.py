@@ -7,14 +7,15 @@ import secrets
 import shutil
 from pathlib import Path
 
-from tunesmith.inference.serving.types import ModelRef
 from tunesmith.service.catalogue import shown_base
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError
-from tunesmith.service.jobs.lifecycle import FINAL
 from tunesmith.service.store.nouns import Deployment, Job, Model
 
 _log = logging.getLogger(__name__)
+
+LIVING = ("validating_files", "queued", "running", "paused")
+"""States of a job that has not ended."""
 
 
 def remove_model(service: Service, name: str) -> Model:
@@ -41,21 +42,26 @@ def remove_model(service: Service, name: str) -> Model:
             code="model_in_use",
         )
     service.store.remove(Model, model.id)
-    home = service.settings.home
     if service.engine is not None:
-        adapter = home / model.adapter if model.adapter else None
-        service.engine.forget(ModelRef(model.base, adapter, model.chat_template, model.engine))
+        service.engine.forget(service.catalogue.ref_of(model))
     others = service.store.all(Model)
-    for kept in (model.adapter, model.base):
-        if kept and not any(kept in (one.adapter, one.base) for one in others):
-            _remove_folder(home, kept)
+    if model.adapter and not any(one.adapter == model.adapter for one in others):
+        _remove_folder(service.settings.home, model.adapter)
+    # A base of our own making: what an earlier tuned model was merged into. Jobs and their evidence may still load it.
+    if not any(one.base == model.base for one in others) and not _work_goes_on(service):
+        _remove_folder(service.settings.home, model.base)
     return model
 
 
 def _users(service: Service, model: Model) -> list[str]:
     deployments = service.store.all(Deployment, {"model": model.id})
-    jobs = [one for one in service.store.all(Job, {"model": model.id}) if one.status not in FINAL]
+    jobs = service.store.all(Job, {"model": model.id, "status": LIVING})
     return [f"deployment {one.name}" for one in deployments] + [f"job {one.id}" for one in jobs]
+
+
+def _work_goes_on(service: Service) -> bool:
+    proving = {"status": "succeeded", "evidence": ["pending", "running"]}
+    return service.store.count(Job, {"status": LIVING}) > 0 or service.store.count(Job, proving) > 0
 
 
 def _remove_folder(home: Path, kept: str) -> None:

@@ -5,7 +5,8 @@ requests with the same `Idempotency-Key`, for a day, and those that the official
 (`x-stainless-retry-count` above 0) of the same body, for a quarter of an hour: it sends no key of its own. The second
 gets the answer of the first, and waits for it where the first is still being worked on.
 
-Two equal bodies that are no retries are two requests. Uploads (forms) are known by their key only.
+Two equal bodies that are no retries are two requests. A form is another at every sending (its boundary is drawn anew):
+here it is known by its key only, and a file that is uploaded again is found by its bytes (`filing.create_file`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import hashlib
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
@@ -149,8 +151,12 @@ def _named(scope: Scope, headers: Headers, key: str, body: bytes) -> _Request:
         # A form's boundary is drawn anew for each request, so that equal forms differ as bytes.
         same = digest if body else headers.get("content-length", "")
         return _Request(_sha("key", *parts, key), same, KEY_SECONDS)
-    retried = headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
-    return _Request(_sha("body", *parts, digest), "", RETRY_SECONDS if retried else 0)
+    return _Request(_sha("body", *parts, digest), "", RETRY_SECONDS if is_retry(headers) else 0)
+
+
+def is_retry(headers: Mapping[str, str]) -> bool:
+    """Whether the official client says that it asks again."""
+    return headers.get("x-stainless-retry-count", "0").strip() not in ("", "0")
 
 
 def _sha(*parts: str) -> str:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import socket
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from tunesmith.errors import RecipeError, ResourceError, TunesmithError
-from tunesmith.inference.serving.types import ModelRef
 from tunesmith.service import connections, logs
 from tunesmith.service.app import make_app
 from tunesmith.service.catalogue import StoreCatalogue
@@ -97,15 +95,18 @@ class Running:
             self.service.store.close()
 
     async def _warm(self) -> None:
-        """Bring the base that most names stand for into memory, so that the first question does not wait for it."""
-        bases = Counter(self.service.settings.aliases.values())
-        if self.service.engine is None or not bases:
+        """Bring an embedded base that names stand for into memory, so that the first question does not wait for it.
+
+        Others are loaded when they are asked: they are large, and a server may be there for its jobs alone.
+        """
+        aliases = self.service.settings.aliases
+        name = next((name for name, base in aliases.items() if base.startswith("embedded:")), None)
+        if self.service.engine is None or name is None:
             return
-        base, _ = bases.most_common(1)[0]
         try:
-            await self.service.engine.load(ModelRef(base))
+            await self.service.engine.load(self.service.catalogue.model_of(name).ref)
         except TunesmithError as error:
-            log.warning("the base %s could not be loaded: %s", base, error)
+            log.warning("the base %s could not be loaded: %s", aliases[name], error)
 
     async def begin_to_end(self) -> None:
         """Have the worker stop at its next step, and background work where it is. Any number of calls do it once."""

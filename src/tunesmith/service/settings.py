@@ -71,6 +71,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model at an OpenAI-compatible address that is passed on to. `api_key_env` names the variable with its key."""
+
+    url: str
+    model: str
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
     """One server.
 
@@ -81,6 +90,8 @@ class ServeSettings:
     wait_jobs: `retrieve` of a job that goes on is answered when it has ended.
     results_encoding: of a job's result CSV; auto is base64 for chat rows and plain for prompt/completion rows.
     aliases: names in requests to bases (`embedded:NAME`, a local folder, a hub id).
+    remotes: names in requests to models elsewhere; they answer, and nothing is trained on them.
+    vllm: bases to the addresses (up to and including /v1) at which a vLLM of your own serves them and their adapters.
     organization: stands in the names of tuned models and in jobs.
     adapters_resident: adapters kept in memory; the longest unused goes first.
     python_graders: graders written in Python may run (in a sandbox).
@@ -100,6 +111,8 @@ class ServeSettings:
     wait_jobs: bool = False
     results_encoding: ResultsEncoding = "plain"
     aliases: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(OPENAI_NAMES, "embedded:base"))
+    remotes: Mapping[str, RemoteModel] = field(default_factory=dict)
+    vllm: Mapping[str, str] = field(default_factory=dict)
     organization: str = "tunesmith"
     adapters_resident: int = 32
     python_graders: bool = False

@@ -135,6 +135,14 @@ def _problem(param: str | None, errors: Sequence[Mapping[str, Any]]) -> Problem:
         return Problem(
             f"Invalid type for {param!r}: expected {expected}, but got {given} instead.", param, "invalid_type"
         )
+    either = [_expected(error) for error in errors]
+    if len(either) > 1 and all(either):
+        told = " or ".join(dict.fromkeys(filter(None, either)))
+        return Problem(
+            f"Invalid value for {param!r}: expected {told}, but got {shown(errors[0]['input'])} instead.",
+            param,
+            "invalid_value",
+        )
     # Of a union's branches, the one whose type fitted says the most.
     error = next(error for error in errors if error["type"] not in _WANTED)
     kind, context = error["type"], error.get("ctx") or {}
@@ -145,13 +153,24 @@ def _problem(param: str | None, errors: Sequence[Mapping[str, Any]]) -> Problem:
     return Problem(f"Invalid value for {param!r}: {_reason(kind, context, error)}.", param, "invalid_value")
 
 
+def _expected(error: Mapping[str, Any]) -> str | None:
+    """What one branch of a union of plain values takes; None where it is no such branch."""
+    kind, context = error["type"], error.get("ctx") or {}
+    if kind in _BOUNDS:
+        return _bound(kind, context)
+    return str(context["expected"]) if kind == "literal_error" else _WANTED.get(kind)
+
+
+def _bound(kind: str, context: Mapping[str, Any]) -> str:
+    sign, key = _BOUNDS[kind]
+    bound = context[key]
+    return f"a value {sign} {f'{bound:g}' if isinstance(bound, float) else bound}"
+
+
 def _reason(kind: str, context: Mapping[str, Any], error: Mapping[str, Any]) -> str:
     given = error.get("input")
     if kind in _BOUNDS:
-        sign, key = _BOUNDS[kind]
-        bound = context[key]
-        told = f"{bound:g}" if isinstance(bound, float) else bound
-        return f"expected a value {sign} {told}, but got {shown(given)} instead"
+        return f"expected {_bound(kind, context)}, but got {shown(given)} instead"
     if kind in _SIZES:
         most, key, unit = _SIZES[kind]
         actual = context.get("actual_length")

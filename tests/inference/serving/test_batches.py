@@ -23,8 +23,10 @@ from tests.inference.test_abilities import UNUSUAL, made
 from tests.inference.test_torch_engine import prompts, reference
 from tests.tiny import FAMILIES, build, byte_tokenizer
 from tunesmith.errors import EngineError, TunesmithError
+from tunesmith.inference.serving import adapters, stream_layers
 from tunesmith.inference.serving.adapters import Current, batchable, wrap_linears
 from tunesmith.inference.serving.runner import FlatRunner, Part, RowRunner, best_runner
+from tunesmith.inference.serving.stream_layers import StreamLayer
 from tunesmith.inference.serving.torch_serving import TorchLimits, TorchServing
 from tunesmith.inference.serving.types import Ask, ModelRef
 from tunesmith.models.load import load_base
@@ -142,6 +144,59 @@ def test_the_stream_gives_the_plain_logits_in_every_mix(family: str) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_layers_of_known_structure_are_fused_and_others_left(family: str) -> None:
+    model, current = build(family), Current()
+    wrap_linears(model, current)
+    best_runner(model, current)
+    assert [type(layer) for layer in model.model.layers] == [StreamLayer] * 2
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.k_proj.weight.untyped_storage().data_ptr()
+    other, current = build("gemma"), Current()
+    wrap_linears(other, current)
+    best_runner(other, current)
+    assert not any(isinstance(layer, StreamLayer) for layer in other.model.layers)
+
+
+def test_fused_layers_that_give_other_logits_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = stream_layers.rms_norm
+    monkeypatch.setattr(stream_layers, "rms_norm", lambda x, weights: norm(x * 1.01 + 0.01, weights))
+    model, current = build("llama"), Current()
+    expected = build("llama")(torch.tensor([[5, 6, 7]])).logits[0, -1]
+    wrap_linears(model, current)
+    runner = best_runner(model, current)
+    assert isinstance(runner, FlatRunner) and not any(isinstance(m, StreamLayer) for m in model.modules())
+    found = runner.run([Part(runner.memory(0), [5, 6, 7], None)])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [(4, 4, 4, 4), (4, 2, 4, 6)])
+def test_many_adapters_side_by_side_answer_as_each_alone(
+    ranks: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long answers, so that the same adapters meet in many steps; those of one rank are multiplied together."""
+    base = base_folder(tmp_path / "base", model=build("llama"))
+    folders = [adapter_folder(tmp_path / f"a{i}", base, i, rank=rank) for i, rank in enumerate(ranks)]
+    models = [ModelRef(str(base), folder, "raw") for folder in (*folders, None)]
+    asks = [Ask(ref, conversation(f"hello {i}"), 40, GREEDY) for i, ref in enumerate(models)]
+    stacked: list[Any] = []
+    make = adapters._stacked
+
+    def kept(spans: Any, path: str) -> Any:
+        stacked.append(make(spans, path))
+        return stacked[-1]
+
+    monkeypatch.setattr(adapters, "_stacked", kept)
+
+    async def work(engine: TorchServing) -> Any:
+        alone = [(await answers(engine, [ask]))[0] for ask in asks]
+        return alone, await answers(engine, asks)
+
+    alone, together = serve(work)
+    assert alone == together and len(set(alone)) == 5
+    assert any(one is not None for one in stacked) == (len(set(ranks)) == 1)
+
+
 def test_an_adapter_that_brings_whole_modules_is_a_model_of_its_own(tmp_path: Path) -> None:
     base = base_folder(tmp_path / "base")
     adapter = adapter_folder(tmp_path / "whole", base, 3, modules_to_save=("embed_tokens",))
@@ -222,6 +277,27 @@ def test_an_adapter_written_anew_is_read_anew(tmp_path: Path) -> None:
 
     before, after = serve(work)
     assert [one.text for one in plain_engine(ref).generate([list(ask.prompt)], NEW)] == after != before
+
+
+def test_a_request_cancelled_while_its_model_is_loaded_holds_on_to_nothing(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base")
+    ref = ModelRef(str(base), adapter_folder(tmp_path / "a", base, 1), "raw")
+
+    async def work(engine: TorchServing) -> Any:
+        task = asyncio.create_task(told(engine, Ask(ref, conversation("hello"), NEW, GREEDY)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await engine.load(ref)  # behind the one that goes on
+        while any(one.asked for one in engine._residents.values()):
+            await asyncio.sleep(0.01)
+        engine.forget(ref)
+        return engine.state()
+
+    state = serve(work)
+    assert state["models_resident"] == 1 and state["adapters_resident"] == state["requests"] == 0
 
 
 def test_models_leave_when_there_are_too_many(tmp_path: Path) -> None:

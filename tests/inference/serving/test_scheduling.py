@@ -182,7 +182,7 @@ def test_a_long_prompt_is_read_in_parts_while_others_write(ref: ModelRef, monkey
     steps = Recorded(monkeypatch)
 
     async def work(engine: TorchServing) -> Any:
-        await told(engine, asking(ref, "x" * 40, new=1))
+        await told(engine, asking(ref, "x" * 100, new=1))
         stream = cast(AsyncGenerator[Piece | Usage, None], engine.submit(asking(ref, new=200)))
         await anext(stream)
         steps.clear()

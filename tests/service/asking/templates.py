@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.tiny import byte_tokenizer
@@ -47,7 +48,11 @@ KINDS = tuple(_KINDS)
 
 def tokenizer_of(kind: str) -> Any:
     """A byte tokenizer with one of these templates."""
-    template, specials = _KINDS[kind]
+    return tokenizer_with(*_KINDS[kind])
+
+
+def tokenizer_with(template: str | None, specials: Sequence[str]) -> Any:
+    """A byte tokenizer with a template and the special tokens that it writes."""
     tokenizer = byte_tokenizer(template)
     if specials:
         tokenizer.add_special_tokens({"additional_special_tokens": list(specials)})

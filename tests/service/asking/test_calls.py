@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-from functools import cache
+import re
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.service.asking.templates import KINDS, tokenizer_of
+from tests.service.asking.templates import KINDS, tokenizer_of, tokenizer_with
 from tunesmith.data.types import Message, ToolCall, Toolset
 from tunesmith.inference.serving.types import Piece
 from tunesmith.service.asking.call_form import CallForm, call_form, schema_fault
@@ -33,16 +35,24 @@ BOTH = (GET, GET_ALL)
 OSLO, ANY = '{"city": "Oslo"}', '{"deep": {"a}": ["{"]}}'
 
 
-@cache
-def house(kind: str) -> tuple[Renderer, CallForm, Any]:
+House = tuple[Renderer, CallForm, Any]
+_houses: dict[str, House] = {}
+
+
+def house(kind: str) -> House:
     """A template's renderer, the form of its calls, and its tokens as llguidance reads them."""
+    if kind not in _houses:
+        _houses[kind] = made_house(tokenizer_of(kind))
+    return _houses[kind]
+
+
+def made_house(tokenizer: Any) -> House:
     import llguidance.hf
 
-    tokenizer = tokenizer_of(kind)
     renderer = Renderer(tokenizer)
     form = call_form(renderer)
     assert form is not None
-    return renderer, form, llguidance.hf.from_tokenizer(tokenizer, eos_token=tokenizer.eos_token_id)
+    return renderer, form, llguidance.hf.from_tokenizer(tokenizer, eos_token=sorted(renderer.stop_ids))
 
 
 def written(kind: str, *calls: tuple[str, str], content: str = "") -> str:
@@ -52,8 +62,8 @@ def written(kind: str, *calls: tuple[str, str], content: str = "") -> str:
     made = tuple(ToolCall(f"call_{i}", name, arguments) for i, (name, arguments) in enumerate(calls))
     turns = (Message("user", "q", tools=tools), Message("assistant", content, tool_calls=made))
     text = next(s.text for s in reversed(renderer.segments(turns, last_only=True)) if s.message is not None)
-    ends = [at for end in ("</s>", "<|im_end|>", "<|eot|>") if (at := text.find(end)) >= 0]
-    return text[: min(ends)]
+    stops = renderer.tokenizer.convert_ids_to_tokens(sorted(renderer.stop_ids))
+    return text[: min(at for end in stops if (at := text.find(end)) >= 0)]
 
 
 def seen(kind: str, text: str) -> str:
@@ -128,6 +138,46 @@ def test_an_answer_in_json_or_a_call(kind: str) -> None:
     assert grammar is not None
     assert keeps(kind, grammar, '{"n": 3}') and keeps(kind, grammar, written(kind, ("get", OSLO)))
     assert not keeps(kind, grammar, "three") and not keeps(kind, grammar, '{"n": "3"}')
+
+
+FAMILIES = ["llama3_1", "llama3_2", "qwen2_5", "qwen3", "qwen3_8", "qwen3_instruct_2507", "gemma3", "phi3", "gptoss"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_templates_of_well_known_families(family: str) -> None:
+    """Those that come with another package, where it is installed: what they write keeps what they are held to."""
+    found = importlib.util.find_spec("trl")
+    if found is None or found.origin is None:
+        pytest.skip("trl, which brings these templates, is not installed")
+    path = Path(found.origin).parent / "chat_templates" / f"{family}.jinja"
+    if not path.exists():
+        pytest.skip(f"this trl has no template of {family}")
+    source = path.read_text(encoding="utf-8")
+    specials = sorted(set(re.findall(r"<\|\w+\|>|<start_of_turn>|<end_of_turn>", source)))
+    _houses[family] = made_house(tokenizer_with(source, specials))
+    form = house(family)[1]
+    required = grammar_of(Offer(BOTH, BOTH, "required"), form, None)
+    chosen = grammar_of(Offer(BOTH, BOTH, "auto"), form, None)
+    assert required is not None and chosen is not None
+    calls = [("get", OSLO), ("get_all", ANY)] if form.between is not None else [("get", OSLO)]
+    text = written(family, *calls)
+    assert keeps(family, required, text) and keeps(family, chosen, text)
+    assert not keeps(family, required, "It rains.") and keeps(family, chosen, "It rains.")
+    turn, _ = read_in(HeldReader(0, ids(), form, ["get", "get_all"]), cut(seen(family, text), [3, 20]))
+    assert [(call.name, json.loads(call.arguments)) for call in turn.calls] == [(n, json.loads(a)) for n, a in calls]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_schemas_that_refer_to_themselves(kind: str) -> None:
+    """References are right wherever a schema comes to stand in a grammar: alone, or beside others."""
+    tree = {"type": "object", "properties": {"leaf": {"type": "integer"}, "left": {"$ref": "#/$defs/tree"}}}
+    schema = {"$defs": {"tree": {**tree, "additionalProperties": False}}, "$ref": "#/$defs/tree"}
+    grow = Function(name="get", parameters={"$defs": schema["$defs"], **tree}, strict=True)
+    grammar = grammar_of(Offer((grow,), (grow,), "auto"), house(kind)[1], schema)
+    assert grammar is not None
+    right, wrong = '{"left": {"left": {"leaf": 1}}}', '{"left": {"left": {"leaf": "1"}}}'
+    assert keeps(kind, grammar, right) and keeps(kind, grammar, written(kind, ("get", right)))
+    assert not keeps(kind, grammar, wrong) and not keeps(kind, grammar, written(kind, ("get", wrong)))
 
 
 def test_json_is_on_one_line_or_on_lines_of_its_own() -> None:

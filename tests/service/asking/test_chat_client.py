@@ -152,6 +152,22 @@ def test_calls_tools_whole_and_streamed(house: House, choice: Any) -> None:
     assert (len(deltas) > 3) == (choice != "auto"), "arguments that are held to a form come as they are written"
 
 
+def test_several_answers_each_with_its_calls(house: House) -> None:
+    house.says(['call get_weather {"city": "Oslo"}', 'call set_light {"on": false}\ncall set_light {"on": true}'])
+    asked: Any = {"model": "gpt-4o", "messages": ASKED, "tools": TOOLS, "tool_choice": "required", "n": 2}
+    whole = house.client.chat.completions.create(**asked)
+    names = [[call.function.name for call in c.message.tool_calls or []] for c in whole.choices]  # type: ignore[union-attr]
+    assert names == [["get_weather"], ["set_light", "set_light"]]
+    with house.client.chat.completions.stream(**asked) as stream:
+        final = stream.until_done().get_final_completion()
+    streamed = [
+        [(c.function.name, c.function.arguments) for c in one.message.tool_calls or []] for one in final.choices
+    ]
+    assert streamed == [
+        [("get_weather", '{"city": "Oslo"}')], [("set_light", '{"on": false}'), ("set_light", '{"on": true}')]
+    ]  # fmt: skip
+
+
 def test_stream_helper_accumulates_parallel_calls(house: House) -> None:
     house.says('Both then.\ncall get_weather {"city": "Oslo"}\ncall set_light {"on": true}')
     with house.client.chat.completions.stream(model="gpt-4o", messages=ASKED, tools=TOOLS) as stream:

@@ -127,6 +127,29 @@ def test_stream_helper_with_a_held_call(house: House) -> None:
     assert kinds.count("response.function_call_arguments.done") == 1
 
 
+def test_truncation_leaves_out_the_oldest_turns(open_house: Any) -> None:
+    house: House = open_house(ScriptedEngine("fine", context=200))
+    said: Any = [{"role": "developer", "content": "Be brief."}]
+    for number in range(8):
+        said += [
+            {"role": "user", "content": f"question {number}"},
+            {"role": "assistant", "content": f"answer {number}"},
+        ]
+    said.append({"role": "user", "content": "last?"})
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 200 tokens"):
+        house.client.responses.create(model="gpt-4o", input=said, max_output_tokens=20)
+    made = house.client.responses.create(model="gpt-4o", input=said, max_output_tokens=20, truncation="auto")
+    asked: Any = house.engine.asks[-1].prompt
+    assert made.truncation == "auto" and made.output_text == "fine"
+    assert (asked[0].role, asked[1].role, asked[-1].content) == ("system", "user", "last?")
+    kept = len(asked) // 2 - 1
+    assert 0 < kept < 8 and asked[1].content == f"question {8 - kept}"
+    tokens = house.engine.renderer.prompt_ids
+    assert len(tokens(asked)) + 20 <= 200 < len(tokens([*asked[:3], *asked[1:]])) + 20, "as few as will do"
+    with pytest.raises(openai.BadRequestError, match="maximum context"):
+        house.client.responses.create(model="gpt-4o", input="x" * 300, truncation="auto")
+
+
 class Lamp(BaseModel):
     place: str
     count: int
@@ -166,7 +189,6 @@ def test_failing_in_the_middle_is_an_event(open_house: Any) -> None:
         ({"tool_choice": {"type": "file_search"}, "tools": [WEATHER]}, "tool_choice"),
         ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
-        ({"truncation": "auto"}, "truncation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"input": []}, "input"),
         (

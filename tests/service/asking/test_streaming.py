@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
+from starlette.requests import ClientDisconnect, Request
 
 from tunesmith.service.asking.merging import merged
 from tunesmith.service.dialect.openai.streaming import event_stream, sse
@@ -48,8 +49,20 @@ async def told(*events: Any, closed: list[bool] | None = None) -> AsyncGenerator
             closed.append(True)
 
 
+def request_of(*received: Any) -> Request:
+    """A request whose client sends nothing more but `received`."""
+    waiting = list(received)
+
+    async def receive() -> Any:
+        if waiting:
+            return waiting.pop(0)
+        return await asyncio.Future()
+
+    return Request({"type": "http"}, receive)
+
+
 async def lines_of(events: AsyncGenerator[Any, None], **more: Any) -> list[str]:
-    response = await event_stream(events, **more)
+    response = await event_stream(request_of(), events, **more)
     return [str(line) async for line in response.body_iterator]
 
 
@@ -66,6 +79,20 @@ def test_a_stream_ends_with_done_or_with_its_error() -> None:
 def test_what_fails_before_the_first_event_is_an_answer() -> None:
     with pytest.raises(ApiError, match=r"It broke\."):
         asyncio.run(lines_of(told(ApiError(400, "It broke."))))
+
+
+def test_leaving_before_the_first_event_closes_the_stream() -> None:
+    closed: list[bool] = []
+
+    async def waits() -> AsyncGenerator[Any, None]:
+        try:
+            yield await asyncio.Future()
+        finally:
+            closed.append(True)
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(asyncio.wait_for(event_stream(request_of({"type": "http.disconnect"}), waits()), 5))
+    assert closed == [True]
 
 
 def test_merging_keeps_the_order_within_and_closes_all() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,25 @@ from tunesmith.service.store.nouns import Model
 TUNED = "gpt-4o-mini-2024-07-18.ft-0e208cf33a6a466994aff31a08aba678"
 
 
+@cache
+def _made_once() -> Path:
+    """A store without anything in it: making one takes longer than most tests."""
+    home = Path(tempfile.mkdtemp(prefix="tunesmith-test-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    open_store(ServeSettings(home=home))[0].close()
+    return home / "store.sqlite"
+
+
+def lay_store(home: Path) -> None:
+    """Put a store without anything in it into a home that has none."""
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "store.sqlite").exists():
+        shutil.copyfile(_made_once(), home / "store.sqlite")
+
+
 def make_service(home: Path, script: Script = "Blue whale. Quite a big fish.", **changes: Any) -> Service:
     settings = replace(ServeSettings(home=home), **changes)
+    lay_store(home)
     store, blobs = open_store(settings)
     return Service(settings, store, blobs, StoreCatalogue(settings, store), ScriptedEngine(script))
 

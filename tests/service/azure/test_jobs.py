@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from starlette.testclient import TestClient
 
-from tests.service.azure.serving import TUNED, make_service, tuned
-from tunesmith.service.app import make_app
+from tests.service.azure.serving import TUNED, make_service, served, tuned
 from tunesmith.service.context import Service
 from tunesmith.service.filing import NewFile, create_file
 from tunesmith.service.ids import azure_id
@@ -264,7 +263,7 @@ def test_all_mistakes_of_a_request_are_told_at_once(client: TestClient) -> None:
 def checkpoint(service: Service, job_id: str, step: int = 90) -> str:
     name = f"{TUNED}:ckpt-step-{step}"
     tuned(service, name, kind="checkpoint", step=step, job_id=job_id)
-    metrics = {"step": float(step), "train_loss": 0.001}
+    metrics = {"step": float(step), "total_steps": 100, "train_loss": 0.001}
     service.store.add(Checkpoint(azure_id("ftchkpt"), 9, job_id, name, step, metrics))
     return name
 
@@ -340,11 +339,13 @@ def test_a_held_answer_is_told_in_azures_words_too(tmp_path: Path) -> None:
         flavour="azure",
     )  # fmt: skip
     service.store.add(job)
-    later = threading.Timer(0.3, lambda: service.store.move_job("ftjob-1", "succeeded", only_from=["running"]))
-    with TestClient(make_app(service), base_url="http://127.0.0.1:8000") as client:
-        later.start()
-        answer = client.get(f"{JOBS}/ftjob-1", params=VERSION)
-    later.join()
-    assert answer.text.startswith(" ") and answer.json()["status"] == "succeeded"
-    assert answer.json()["result_files"] is None
+    with (
+        served(service) as url,
+        requests.get(f"{url}{JOBS}/ftjob-1", params=VERSION, stream=True, timeout=30) as answer,
+    ):
+        pieces = answer.iter_content(1)
+        assert next(pieces) == b" ", "the answer has begun while the job goes on"
+        service.store.move_job("ftjob-1", "succeeded", only_from=["running"])
+        told = json.loads(b"".join(pieces))
+    assert told["status"] == "succeeded" and told["result_files"] is None
     service.store.close()

@@ -25,9 +25,19 @@ def line(number: int) -> dict[str, Any]:
     return {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
-def kill(server: Live) -> None:
+def kill_behind(server: Live, home: Path, rows: int) -> int:
+    """Kill the server when the journal has more than so many rows; returns how many it has then."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and journalled(home) <= rows:
+        time.sleep(0.02)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
+    assert rows < journalled(home) < ROWS
+    return journalled(home)
+
+
+def journalled(home: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in home.glob("batches/*.jsonl"))
 
 
 @pytest.mark.slow
@@ -55,11 +65,9 @@ def test_everything_is_there_once(tmp_path: Path) -> None:
                 "sampling_params": {"max_completion_tokens": 48},
             },
         )
-        time.sleep(chance.uniform(3, 6))
-        kill(server)
+        kept = kill_behind(server, tmp_path, chance.randrange(3, 12))
     with live_server(tmp_path, "--no-worker", port=port) as server:
-        time.sleep(chance.uniform(16, 20))
-        kill(server)
+        kill_behind(server, tmp_path, kept + chance.randrange(3, 12))
     with live_server(tmp_path, "--no-worker", port=port):
         until = time.monotonic() + 120
         while time.monotonic() < until:

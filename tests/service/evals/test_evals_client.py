@@ -234,6 +234,8 @@ def test_names_that_no_row_has(beside: Beside) -> None:
         ({"input_messages": None}, "data_source.input_messages", "Missing required"),
         ({"sampling_params": {"temperature": 9}}, "data_source.sampling_params.temperature", "<= 2"),
         ({"sampling_params": {"heat": 9}}, "data_source.sampling_params.heat", "Unknown parameter"),
+        ({"sampling_params": {"tools": [{"type": "function"}]}}, "tools[0].function", "a field 'function'"),
+        ({"sampling_params": {"response_format": {"type": "xml"}}}, "response_format.type", "xml"),
         ({"type": "other"}, "data_source", "'jsonl', 'completions', 'responses'"),
     ],
 )
@@ -274,6 +276,20 @@ def test_a_schema_that_refers_to_nothing(beside: Beside) -> None:
     made = beside.client.evals.create(data_source_config=config, testing_criteria=[EXACT])  # type: ignore[list-item]
     error = refused(beside, made, completions([{"item": {"a": 1}}]))
     assert error.param == "data_source_config.item_schema"
+
+
+def test_nulls_are_kept_as_they_were_sent(beside: Beside) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [None, 1]}, "b": {"const": None}}, "required": ["b"]}
+    config: Any = {"type": "custom", "item_schema": schema}
+    criterion: Any = {**EXACT, "input": "{{item.a}}", "reference": "null"}
+    made = beside.client.evals.create(data_source_config=config, testing_criteria=[criterion])
+    shown: Any = made.data_source_config.schema_["properties"]
+    assert shown == {"item": schema}
+    item = {"a": None, "b": None}
+    run = finished(beside, made, {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": item}]}})
+    assert run.result_counts.passed == 1 and run.data_source.source.content[0].item == item
+    (kept,) = beside.client.evals.runs.output_items.list(run.id, eval_id=made.id)
+    assert kept.datasource_item == item
 
 
 def test_python_graders_are_off(beside: Beside) -> None:

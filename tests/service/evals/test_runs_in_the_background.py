@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from tests.service.apps import make_service
-from tests.service.beside import served_beside
+from tests.service.beside import last_text, served_beside
 from tests.service.evals.conftest import ROWS, completions, eval_of, geographer
 from tests.service.scripted import ScriptedEngine
 from tunesmith.service import background as module
@@ -81,6 +81,20 @@ def test_cancelled_before_it_began_and_by_the_other_address(tmp_path: Path) -> N
         assert beside.engine.asks == []
 
 
+def test_cancelled_after_its_server_was_gone(tmp_path: Path) -> None:
+    with served_beside(tmp_path, ScriptedEngine(geographer, delay=0.02)) as first:
+        made = eval_of(first)
+        run = first.client.evals.runs.create(made.id, data_source=completions(MANY))
+        until = time.monotonic() + 10
+        while first.service.store.count(OutputItem) < 5 and time.monotonic() < until:
+            time.sleep(0.01)
+    with served_beside(tmp_path, ScriptedEngine(geographer), working=False) as second:
+        told = second.client.evals.runs.cancel(run.id, eval_id=made.id)
+        kept = second.service.store.count(OutputItem)
+        assert told.status == "canceled" and told.result_counts.total == told.result_counts.passed == kept >= 5
+        assert told.per_testing_criteria_results[0].passed == kept
+
+
 def test_deleted_while_it_runs(tmp_path: Path) -> None:
     with served_beside(tmp_path, ScriptedEngine(geographer, delay=0.02)) as beside:
         made = eval_of(beside)
@@ -122,6 +136,7 @@ asyncio.run(work())
 """
 
 
+@pytest.mark.slow
 def test_killed_and_taken_up(tmp_path: Path) -> None:
     with served_beside(tmp_path, ScriptedEngine(geographer), working=False) as beside:
         made = eval_of(beside)
@@ -191,35 +206,69 @@ def test_a_full_queue_is_waited_for() -> None:
 
 
 class Busy(ScriptedEngine):
-    waiting = 1
+    """An engine that others ask too."""
+
+    clients = 1
+    own = 0
 
     def state(self) -> Any:
-        return {"waiting": self.waiting}
+        return {"waiting": self.clients, "running": self.own}
 
 
-def test_the_gate_lets_one_through_while_clients_wait() -> None:
+def test_the_gate_lets_one_through_beside_clients() -> None:
     engine = Busy()
+
+    async def post(path: str, body: Any) -> Reply:
+        engine.own += 2
+        await asyncio.sleep(0.005)
+        engine.own -= 2
+        return Reply(200, {})
 
     async def count() -> list[tuple[int, int]]:
         gate, inside, most = Gate(engine, at_once=4), 0, []
+        ask = gate.counted(post)
 
         async def do(place: int) -> None:
             nonlocal inside
             async with gate.place():
                 inside += 1
-                most.append((engine.waiting, inside))
-                await asyncio.sleep(0.005)
+                most.append((engine.clients, inside))
+                await ask("/v1/chat/completions", {"n": 2})
                 inside -= 1
             if place == 5:
-                engine.waiting = 0
+                engine.clients = 0
 
         await gate.each(do, range(30))
         return most
 
     most = asyncio.run(count())
-    waiting = [inside for clients, inside in most if clients]
-    assert len(most) == 30 and len(waiting) >= 3 and set(waiting) == {1}
+    beside = [inside for clients, inside in most if clients]
+    assert len(most) == 30 and len(beside) >= 3 and set(beside) == {1}
+    # Its own two answers for every row are no clients'.
     assert max(inside for _, inside in most) == 4
+
+
+def test_rows_make_room_for_a_client(tmp_path: Path) -> None:
+    script = lambda ask: "word " * (200 if last_text(ask) == "hi" else 10)  # noqa: E731
+    with served_beside(tmp_path, ScriptedEngine(script, delay=0.01)) as beside:
+        made = eval_of(beside)
+        run = beside.client.evals.runs.create(made.id, data_source=completions(MANY * 20))
+        until = time.monotonic() + 10
+        while beside.engine.running < 8 and time.monotonic() < until:
+            time.sleep(0.01)
+        ask = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+        client = threading.Thread(target=lambda: beside.client.chat.completions.create(**ask))  # type: ignore[call-overload]
+        client.start()
+        while beside.engine.running < 9 and time.monotonic() < until:
+            time.sleep(0.001)
+        seen = set()
+        while client.is_alive():
+            seen.add(beside.engine.running)
+            time.sleep(0.005)
+        # The rows that were in work are finished beside it, and then there is one at a time.
+        assert max(seen) == 9 and 2 in seen
+        assert beside.service.store.count(OutputItem) < 800
+        beside.client.evals.runs.cancel(run.id, eval_id=made.id)
 
 
 def test_the_bell_wakes_from_another_thread() -> None:

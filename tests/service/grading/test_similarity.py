@@ -11,7 +11,7 @@ from tunesmith.service.grading.similarity import MEASURES, common_characters, fu
 texts = st.text(alphabet="ab c.", max_size=12)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.sampled_from(sorted(MEASURES)), texts, texts)
 def test_between_0_and_1(measure: str, said: str, reference: str) -> None:
     assert 0 <= similarity(measure, said, reference) <= 1 + 1e-9

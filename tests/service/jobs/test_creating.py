@@ -110,7 +110,8 @@ def test_a_job_on_a_tuned_model_goes_on_from_it(service: Service, client: TestCl
     assert kept is not None
     assert (job["model"], kept.base, kept.extra) == (tuned.id, "embedded:base", {"starts_from": tuned.id})
     first = service.store.all(Event, {"job_id": job["id"]})[0].message
-    assert first == f"Created fine-tuning job: {job['id']} (it goes on from {tuned.id}, on this machine)"
+    said = f"it goes on from {tuned.id}, which was tuned on the local base embedded:base"
+    assert first == f"Created fine-tuning job: {job['id']} ({said})"
 
 
 def test_hyperparameters_in_either_place_are_the_same(service: Service, client: TestClient) -> None:
@@ -151,8 +152,18 @@ def test_azures_tier_is_kept(service: Service, client: TestClient) -> None:
         ({"seed": "7"}, "seed", "invalid_type", None),
         ({"seed": 7.5}, "seed", None, None),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs", "invalid_value", None),
-        ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs", "invalid_value", None),
-        ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs", "invalid_value", None),
+        (
+            {"hyperparameters": {"n_epochs": 51}},
+            "hyperparameters.n_epochs",
+            "invalid_value",
+            "Invalid value for 'hyperparameters.n_epochs': expected 'auto' or a value <= 50, but got 51 instead.",
+        ),
+        (
+            {"hyperparameters": {"n_epochs": "3"}},
+            "hyperparameters.n_epochs",
+            "invalid_value",
+            "Invalid value for 'hyperparameters.n_epochs': expected 'auto' or an integer, but got \"3\" instead.",
+        ),
         ({"hyperparameters": {"n_epochs": True}}, "hyperparameters.n_epochs", None, None),
         ({"hyperparameters": {"batch_size": 0}}, "hyperparameters.batch_size", "invalid_value", None),
         ({"hyperparameters": {"batch_size": 257}}, "hyperparameters.batch_size", "invalid_value", None),

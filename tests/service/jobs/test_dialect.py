@@ -293,3 +293,31 @@ def test_the_report_as_numbers_and_as_a_page(client: TestClient, service: Servic
     assert missing.status_code == 404
     assert missing.json()["error"]["message"].endswith("its evidence is pending.")
     assert client.get("/v1/fine_tuning/jobs/ftjob-nothing/report").status_code == 404
+
+
+@pytest.mark.parametrize("body", ["", "{broken", "null", '{"unknown": 1}', "\x00"])
+def test_actions_never_look_at_a_body(client: TestClient, service: Service, body: str) -> None:
+    job = a_job()
+    service.store.add(job)
+    headers = {"content-type": "application/json"}
+    for action, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        answer = client.post(f"/v1/fine_tuning/jobs/{job.id}/{action}", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (200, status)
+
+
+@pytest.mark.parametrize("id", ["..%2F..%2Fetc%2Fpasswd", "%00", "%F0%9F%A6%86", "a" * 3000, "ftjob-%0a", "%ED%A0%80"])
+@pytest.mark.parametrize("rest", ["", "/events", "/checkpoints", "/report", "/cancel"])
+def test_ids_that_name_nothing(client: TestClient, id: str, rest: str) -> None:
+    call = client.post if rest == "/cancel" else client.get
+    answer = call(f"/v1/fine_tuning/jobs/{id}{rest}")
+    assert answer.status_code in (400, 404), answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert len(answer.text) < 1000
+
+
+@pytest.mark.parametrize("multiplier", [2, 0.1, 1e-6])
+def test_multipliers_may_be_whole_numbers(client: TestClient, service: Service, multiplier: float) -> None:
+    file = a_file(service, chat_rows(10))
+    body = {"model": MODEL, "training_file": file.id, "hyperparameters": {"learning_rate_multiplier": multiplier}}
+    job = client.post("/v1/fine_tuning/jobs", json=body).json()
+    assert job["hyperparameters"]["learning_rate_multiplier"] == multiplier

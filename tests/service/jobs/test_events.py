@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tests.service.jobs.made import a_job
 from tunesmith.service.jobs import events
-from tunesmith.service.jobs.events import Draft, Told, Translator, kind_of, shown_data
+from tunesmith.service.jobs.events import Draft, Translator, kind_of, shown_data
 from tunesmith.service.store.nouns import Event
 
 
@@ -18,8 +16,8 @@ def validation(number: int, loss: float | None = 0.335) -> dict[str, Any]:
     return {"kind": "validation", "step": number, "loss": loss, "metrics": {}, "token_accuracy": 0.5}
 
 
-def started(resumed_at: int = 0, total: int = 6) -> dict[str, Any]:
-    return {"kind": "train_started", "steps": total, "rows": 3, "resumed_at": resumed_at}
+def started(resumed_at: int = 0, total: int = 6, **more: int) -> dict[str, Any]:
+    return {"kind": "train_started", "steps": total, "rows": 3, "resumed_at": resumed_at, **more}
 
 
 def told(translator: Translator, *heard: dict[str, Any]) -> list[str]:
@@ -97,15 +95,20 @@ def test_a_run_that_goes_on_is_told_once() -> None:
     assert told(Translator(steps_per_epoch=None), *heard) == [f"Step {n}/6: training loss=0.{n}0" for n in range(1, 7)]
 
 
-@pytest.mark.parametrize("known", range(7))
-def test_the_log_from_its_beginning_after_any_number_of_told_steps(known: int) -> None:
-    log = [started(), *(step(n) for n in range(1, 4)), validation(3), *(step(n) for n in range(4, 7)), validation(6)]
-    first = Translator(steps_per_epoch=3)
-    everything = [draft for event in log for draft in first.hear(event)]
-    assert len(everything) == 6
-    kept = [Event(f"e{n}", 1, "j", n, message=d.message, **d.fields()) for n, d in enumerate(everything[:known], 1)]
-    again = Translator(Told.by(kept), steps_per_epoch=3)
-    assert [draft for event in log for draft in again.hear(event)] == everything[known:]
+def test_a_run_that_is_killed_anywhere_is_told_as_one_that_was_not() -> None:
+    """Cut after any line of the log, and continued from any checkpoint there could be."""
+    log: list[dict[str, Any]] = []
+    for number in range(1, 7):
+        log += [step(number, token_accuracy=number / 8)] + [validation(number)] * (number % 3 == 0)
+    whole = told(Translator(), started(evaluate_every=3), *log)
+    assert len(whole) == 6
+    for cut in range(len(log) + 1):
+        done = max((event["step"] for event in log[:cut]), default=0)
+        complete = {event["step"] for event in log[:cut] if event["kind"] == "validation"} | {0, 1, 2, 4, 5}
+        for checkpoint in sorted(complete & set(range(done + 1))):
+            rest = [event for event in log if event["step"] > checkpoint]
+            first, again = started(evaluate_every=3), started(checkpoint, evaluate_every=3)
+            assert told(Translator(), first, *log[:cut], again, *rest) == whole, (cut, checkpoint)
 
 
 def test_a_step_that_waits_for_its_validation_is_told_when_the_run_stops() -> None:
@@ -123,8 +126,6 @@ def test_warnings_are_told_once() -> None:
     warning = {"kind": "warning", "text": "2 rows are longer than the context", "code": "too_long", "count": 2}
     translator = Translator(steps_per_epoch=None)
     assert told(translator, warning, warning) == [warning["text"]]
-    kept = [Event("e", 1, "j", 1, "warn", str(warning["text"]), data={"kind": "warning"})]
-    assert told(Translator(Told.by(kept), steps_per_epoch=None), warning) == []
 
 
 def test_other_events_say_nothing() -> None:

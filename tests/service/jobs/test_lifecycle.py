@@ -11,7 +11,7 @@ import pytest
 from tests.service.jobs.made import a_job
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError
-from tunesmith.service.jobs.lifecycle import ALLOWED, FINAL, MOVES, may_move
+from tunesmith.service.jobs.lifecycle import ALLOWED
 from tunesmith.service.jobs.operations import cancel_job, delete_job, pause_job, resume_job
 from tunesmith.service.store.nouns import Event, Job, JobStatus
 
@@ -88,14 +88,6 @@ def test_action(service: Service, action: str, state: JobStatus) -> None:
         assert (now.finished_at is not None) == (expected == "cancelled")
         told = [event.message for event in service.store.all(Event, {"job_id": job.id})]
         assert told == [SAID.get(expected, "Fine-tuning job resumed, moving job to queued state")]
-
-
-def test_moves_lead_where_actions_need_them_and_nothing_leaves_an_end() -> None:
-    for state in STATES:
-        assert may_move(state, "cancelled") == (state in ALLOWED["cancel"])
-        assert bool(MOVES[state]) == (state not in FINAL)
-    assert all(may_move(state, "paused") for state in ALLOWED["pause"])
-    assert all(may_move(state, "queued") for state in ALLOWED["resume"])
 
 
 def test_cancelling_waits_for_a_worker_that_obeys(service: Service) -> None:

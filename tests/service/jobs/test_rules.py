@@ -64,6 +64,16 @@ def test_rows_of_no_known_form(tmp_path: Path) -> None:
 def test_both_forms_in_one_file(tmp_path: Path) -> None:
     (fault,) = check(tmp_path, [*chat_rows(6), *completion_rows(6)]).faults
     assert fault.message == "Unexpected file format, expected either prompt/completion pairs or chat messages."
+    assert fault.lines == tuple(range(7, 13))
+
+
+def test_why_no_row_can_be_used(tmp_path: Path) -> None:
+    rows = chat_rows(12)
+    for row in rows:
+        row["messages"][-1]["weight"] = 0
+    weights, none = check(tmp_path, rows).faults
+    assert "weight 0" in weights.message and weights.lines == tuple(range(1, 13))
+    assert "No row can be used" in none.message
 
 
 def test_files_of_two_forms(tmp_path: Path) -> None:

@@ -131,6 +131,20 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert writer.size < 40_000_000 and left(small) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_disk_that_is_full_in_the_middle_is_told(blobs: FolderBlobs, size: int) -> None:
+    writer = blobs.writer()
+    writer._file.close()
+    writer._file = Path("/dev/full").open("wb")  # noqa: SIM115
+    with pytest.raises(ApiError) as told:
+        writer.write(bytes(size))
+        writer.finish()
+    assert told.value.code == "exceeded_quota" and "full" in told.value.message
+    writer.abandon()
+    assert left(blobs) == []
+
+
 @pytest.fixture(autouse=True)
 def _no_file_is_left_open() -> Iterator[None]:
     folder = Path("/proc/self/fd")

@@ -17,7 +17,9 @@ from tunesmith.service.jobs.operations import create_job
 from tunesmith.service.jobs.request import JobRequest
 from tunesmith.service.settings import OPENAI_NAMES, Limits, ServeSettings
 from tunesmith.service.store import open_store
+from tunesmith.service.store.leases import job_lease
 from tunesmith.service.store.nouns import Event, File, Job
+from tunesmith.service.worker.desk import Desk
 from tunesmith.service.worker.supervise import Supervisor
 
 MODEL = "gpt-4o-mini-2024-07-18"
@@ -121,6 +123,13 @@ class Bench:
         finally:
             supervisor.stop(30)
             assert not supervisor.alive
+
+
+def taken_up(bench: Bench, id: str) -> Desk:
+    """A job that this process works on."""
+    lease = bench.store.take_lease(job_lease(id), "me", 600)
+    assert lease is not None
+    return Desk(bench.settings, bench.store, bench.service.blobs, lease, id, "openai")
 
 
 def processes_of(id: str) -> list[int]:

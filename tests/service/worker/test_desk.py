@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy.exc import OperationalError
 
 from tests.service.worker.bench import Bench, rows
 from tunesmith.errors import DataError, ResourceError
@@ -16,6 +18,8 @@ from tunesmith.service.jobs.events import Draft, Translator
 from tunesmith.service.store.interface import LostLeaseError
 from tunesmith.service.store.leases import job_lease
 from tunesmith.service.store.nouns import Event, File, Job, Lease
+from tunesmith.service.worker import desk as desk_module
+from tunesmith.service.worker import telling as telling_module
 from tunesmith.service.worker.desk import Desk
 from tunesmith.service.worker.faults import fault_of, without_paths
 from tunesmith.service.worker.inputs import lay_out
@@ -80,7 +84,7 @@ def test_where_the_job_has_moved_on_nothing_is_written(bench, desk):
 def test_a_record_that_cannot_be_kept_undoes_the_rest(bench, desk):
     file = desk.result_file("a.csv", b"1")
     bench.store.add(file)
-    with pytest.raises(Exception, match=r"UNIQUE|unique"):
+    with pytest.raises(ValueError, match="is there already"):
         desk.write(add=[file], only_from=["running"], status="succeeded")
     assert bench.job(desk.job_id).status == "running"
 
@@ -204,3 +208,34 @@ def test_ids_of_events_are_those_of_the_dialect(desk):
     assert isinstance(plain, Event) and len(plain.id) == len("ftevent-") + 24
     assert len(other.id) == len("ftevent-") + 32 and int(other.id.removeprefix("ftevent-"), 16) >= 0
     assert desk.event(draft, "started", at=5).id == plain.id != desk.event(draft, "other").id
+
+
+def test_a_store_that_cannot_be_reached_for_a_while_costs_nothing(bench, desk, monkeypatch):
+    monkeypatch.setattr(desk_module, "RETRY_SECONDS", 0.01)
+    real, failures = bench.store.work, [OperationalError("", {}, Exception("gone"))] * 3
+
+    def unreachable(*arguments: object, **fields: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **fields)
+
+    monkeypatch.setattr(bench.store, "work", unreachable)
+    assert desk.write(trained_tokens=5).trained_tokens == 5 and not failures
+    failures.append(OperationalError("", {}, Exception("gone")))
+    with pytest.raises(OperationalError):
+        replace(desk, patience=-1.0).write(trained_tokens=6)
+
+
+def test_what_a_long_log_holds_is_told_in_parts(bench, desk, monkeypatch):
+    monkeypatch.setattr(telling_module, "MOST_WAITING", 7)
+    written: list[int] = []
+    real = bench.store.work
+
+    def counted(*arguments: object, **fields: object) -> object:
+        written.append(len(fields["events"]))
+        return real(*arguments, **fields)
+
+    monkeypatch.setattr(bench.store, "work", counted)
+    log_of(desk, 20)
+    Telling(desk, Translator(steps_per_epoch=None), lambda: False).catch_up()
+    assert written == [7, 7, 6] and bench.steps(desk.job_id) == list(range(1, 21))

@@ -8,21 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.service.worker.bench import MODEL, Bench, rows
+from tests.service.worker.bench import MODEL, Bench, rows, taken_up
 from tests.tiny import save_base
 from tests.training.small import full_disk
 from tunesmith.service.jobs.operations import cancel_job
 from tunesmith.service.store.interface import LostLeaseError
-from tunesmith.service.store.leases import job_lease
 from tunesmith.service.store.nouns import File, Job
-from tunesmith.service.worker.desk import Desk
 from tunesmith.service.worker.working import check, work_on
-
-
-def taken_up(bench: Bench, id: str) -> Desk:
-    lease = bench.store.take_lease(job_lease(id), "me", 60)
-    assert lease is not None
-    return Desk(bench.settings, bench.store, bench.service.blobs, lease, id, "openai")
 
 
 def failed(bench: Bench, id: str) -> dict[str, Any]:

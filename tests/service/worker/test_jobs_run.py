@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load
 
-from tests.service.worker.bench import MODEL, Bench, processes_of, rows
+from tests.service.worker.bench import MODEL, Bench, processes_of, rows, taken_up
 from tunesmith.service.evidence import report_html, report_of
 from tunesmith.service.jobs.operations import cancel_job, pause_job, resume_job
 from tunesmith.service.store.nouns import Checkpoint, File, Job, Model
+from tunesmith.service.worker.working import work_on
 
-TWO_EPOCHS = {"hyperparameters": {"n_epochs": 3, "batch_size": 2}}
+NUMBERS = {"hyperparameters": {"n_epochs": 3, "batch_size": 2}}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Job]:
     """A job with a validation file that has succeeded, and its evidence."""
     bench = Bench.at(tmp_path_factory.mktemp("home"), evidence=True)
-    id = bench.create(rows(0, 12), rows(12, 10), suffix="Colours 2", **TWO_EPOCHS)
+    id = bench.create(rows(0, 12), rows(12, 10), suffix="Colours 2", **NUMBERS)
     with bench.working():
         bench.until_status(id, "succeeded")
         bench.until(lambda: bench.job(id).evidence in ("ready", "failed"))
@@ -83,7 +85,13 @@ def test_models_answer_and_were_trained_differently(done):
 def test_results_are_the_numbers_then_the_adapter_then_the_evidence(done):
     bench, job = done
     files = [bench.store.get(File, id) for id in job.result_files]
-    assert [f.filename for f in files] == ["step_metrics.csv", "adapter.zip", "verdict.json", "report.html"]
+    assert [f.filename for f in files] == [
+        "step_metrics.csv",
+        "adapter.zip",
+        "verdict.json",
+        "report.html",
+        "answers.zip",
+    ]
     assert {f.purpose for f in files} == {"fine-tune-results"}
     lines = content(bench, files[0]).decode().splitlines()
     assert lines[0] == "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy" and len(lines) == 19
@@ -91,6 +99,8 @@ def test_results_are_the_numbers_then_the_adapter_then_the_evidence(done):
         assert packed.testzip() is None
         tensors = load(packed.read("adapter_model.safetensors"))
         assert json.loads(packed.read("adapter_config.json"))["peft_type"] == "LORA" and tensors
+    with zipfile.ZipFile(io.BytesIO(content(bench, files[4]))) as packed:
+        assert len(packed.read("tuned.jsonl").splitlines()) == 10
     assert all(f.bytes == len(content(bench, f)) for f in files)
 
 
@@ -137,12 +147,20 @@ def test_pause_and_resume_lose_no_step_and_cancel_ends_it(tmp_path):
         at = bench.steps(id)[-1]
         assert bench.events(id)[-1].message == f"Fine-tuning job paused at step {at}" and at < 500
         bench.until(lambda: processes_of(id) == [])
-        resume_job(bench.service, id)
-        bench.until(lambda: bench.steps(id)[-1] > at)
-        cancelled = cancel_job(bench.service, id, wait=30)
-        assert cancelled.status == "cancelled" and cancelled.fine_tuned_model is None
-        bench.until(lambda: processes_of(id) == [])
-    told = bench.steps(id)
-    assert told == list(range(1, len(told) + 1))
+    resume_job(bench.service, id)
+    cancelling = threading.Thread(target=cancel_after, args=(bench, id, at + 5))
+    cancelling.start()
+    assert work_on(taken_up(bench, id), lambda: False)  # in this process: a second one would import all again
+    cancelling.join(30)
+    cancelled, told = bench.job(id), bench.steps(id)
+    assert cancelled.status == "cancelled" and cancelled.fine_tuned_model is None and cancelled.finished_at
+    assert told == list(range(1, len(told) + 1)) and at < told[-1] < 500
     assert bench.events(id)[-1].message == "Fine-tuning job cancelled"
     assert [e.message for e in bench.events(id)].count("Fine-tuning job started") == 1
+    assert not (tmp_path / "inputs" / id).exists() and not (tmp_path / "runs" / id / "checkpoints").exists()
+
+
+def cancel_after(bench: Bench, id: str, step: int) -> None:
+    """Cancel a job once so many steps were told."""
+    bench.until(lambda: bench.steps(id)[-1] > step)
+    cancel_job(bench.service, id, wait=30)

@@ -123,6 +123,9 @@ def test_everything_that_was_acknowledged_is_there_after_ten_kills(tmp_path):
         )
         assert tuned.model == job.fine_tuned_model
     require_whole(bench, job, steps=900, epochs=3)
+    print(
+        f"{KILLS} kills: {len(crowd.uploaded)} uploads acknowledged and there, {crowd.answers} streams, {crowd.cut} cut"
+    )
     assert crowd.unexpected == [] and crowd.cut >= KILLS and len(crowd.uploaded) > KILLS
     assert processes_of(id) == []
     assert not list((home / "blobs" / "parts").iterdir())

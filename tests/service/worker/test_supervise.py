@@ -40,6 +40,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Order], str]], 
     def use(commands: Callable[[Order], str]) -> Played:
         played = Played(commands, [])
         monkeypatch.setattr(supervise, "start", played)
+        monkeypatch.setattr(supervise, "TROUBLE_SECONDS", 0.1)
         monkeypatch.setattr(supervise, "IDLE_SECONDS", 0.05)
         return played
 

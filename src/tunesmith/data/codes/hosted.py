@@ -47,6 +47,12 @@ HOSTED: Mapping[str, Code] = MappingProxyType(
             _LATE,
             "`tunesmith data convert FILE --to openai-chat` writes them anew",
         ),
+        "hosted_mixed": Code(
+            "error",
+            "rows of another form than most rows of the file",
+            _LATE,
+            "write all rows in one form: conversations, or prompt and completion",
+        ),
         "hosted_wrong_method": Code(
             "error",
             "rows of another kind than the training method takes",

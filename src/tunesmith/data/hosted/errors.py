@@ -42,7 +42,7 @@ _FILE_FORM = (
 _OPENING = "The job failed due to an invalid {part} file. Invalid file format. Example {line}, {detail}"
 _FORMAT = "Unexpected file format, expected either prompt/completion pairs or chat messages."
 _NOT_LINES = frozenset({"broken_json", "row_not_object", "nul_byte"})
-_NOT_ROWS = frozenset({"messages_not_list", "missing_column", "hosted_not_its_format"})
+_NOT_ROWS = frozenset({"messages_not_list", "missing_column", "hosted_not_its_format", "hosted_mixed"})
 _BROKEN_ROWS = frozenset(
     {
         "message_not_object",
@@ -134,7 +134,7 @@ def _openai(finding: Finding, part: Part, file: Path | None) -> ServiceError | N
         message = _OPENING.format(part=part, line=line, detail=detail)
         return ServiceError("job", invalid, message, param, known=True)
     if finding.code in _BROKEN_ROWS:
-        detail = finding.detail or CODES[finding.code].title
+        detail = (finding.detail or CODES[finding.code].title).removesuffix("; the row is left out")
         return ServiceError("job", invalid, _OPENING.format(part=part, line=line, detail=detail), param, known=False)
     if finding.code in _OTHER_JOB_FAULTS:
         return ServiceError("job", invalid, finding.message, param, known=False)

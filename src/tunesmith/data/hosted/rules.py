@@ -7,7 +7,7 @@ rows and bytes, how a file is called, arguments as text, weights of 0 or 1, one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +70,7 @@ def check_for_service(
     by = format_named(_FORMATS[method])
     maker = ExampleMaker(None)
     examples = [made for row in read.rows if (made := _example(row, by, method, maker, log)) is not None]
+    _mixed(read.rows, method, log)
     rows = len(read.rows) + read.left_out
     whole = _about_the_file(file, service)
     if part == "training" and rows < LEAST_ROWS:
@@ -130,6 +131,17 @@ def _kind(values: Mapping[str, Any]) -> str | None:
     if "input" in values and any(name in values for name in (*CHOSEN, *REJECTED)):
         return "preference"
     return "completion" if "prompt" in values and "completion" in values else None
+
+
+def _mixed(rows: Iterable[Row], method: Method, log: FindingLog) -> None:
+    """Note the rows of the rarer form where a file has both that the method takes; of equal numbers the later form."""
+    lines: dict[str, list[int]] = {}
+    for row in rows:
+        if (kind := _kind(row.values)) in _KINDS[method]:
+            lines.setdefault(kind, []).append(row.line)
+    if len(lines) > 1:
+        for line in min(reversed(lines.values()), key=len):
+            log.add("hosted_mixed", line)
 
 
 def _completion(row: Row, maker: ExampleMaker, log: FindingLog) -> Example | None:

@@ -12,7 +12,7 @@ What a file may hold beyond that (modules trained in full, new tokens, other met
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ from tunesmith.models.lora_targets import layer_shape
 from tunesmith.ops.dora_linear import row_norms
 from tunesmith.ops.product import FastLinear, few_rows_product
 
+_WORTH_STACKING = 3
+"""Adapters in one step from which on their products are made together."""
+_REPEATED = 3
+"""Steps of the same adapters after which their factors are laid side by side."""
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 
@@ -74,6 +78,17 @@ class Current:
         self.tokens = self.continued = 0
         self.spans: tuple[Span, ...] = ()
         self.chosen: tuple[Span, ...] = ()
+        self._stacks: list[Stack] = []
+
+    def stack(self) -> Stack:
+        """Somewhere for a layer to lay adapters side by side."""
+        self._stacks.append(Stack())
+        return self._stacks[-1]
+
+    def forget(self) -> None:
+        """Let go of adapters that were laid side by side."""
+        for stack in self._stacks:
+            stack.clear()
 
     def of(self, tokens: int) -> tuple[Span, ...]:
         """Whose the tokens are that a layer is given. Raises `EngineError` where it is given others."""
@@ -92,13 +107,16 @@ class Current:
 
 
 class AdaptedLinear(nn.Module):
-    """A base's linear layer, and the updates of the adapters whose tokens are in the stream."""
+    """A base's linear layer, and the updates of the adapters whose tokens are in the stream.
+
+    `direct`: the layer is a plain product with its weight.
+    """
 
     def __init__(self, base: nn.Module, path: str, current: Current) -> None:
         super().__init__()
         self.base, self.path = base, path
-        self._current = current
-        self._direct = type(base) in (nn.Linear, FastLinear)
+        self._current, self._stack = current, current.stack()
+        self.direct = type(base) in (nn.Linear, FastLinear)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -108,19 +126,65 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        out = few_rows_product(flat, self.base.weight, self.base.bias) if self._direct else self.base(x)  # type: ignore[arg-type]
+        out = few_rows_product(flat, self.base.weight, self.base.bias) if self.direct else self.base(x)  # type: ignore[arg-type]
         spans = self._current.of(flat.shape[0])
         if not spans:
             return out.view(*x.shape[:-1], out.shape[-1])
         out = out.reshape(-1, out.shape[-1])
-        for span in spans:
-            update = span.adapter.layers.get(self.path)
-            if update is not None:
-                _add(flat[span.start : span.stop], out[span.start : span.stop], update, self.base.bias)  # type: ignore[arg-type]
+        add_updates(flat, out, spans, self.path, self.base.bias, self._stack)  # type: ignore[arg-type]
         return out.view(*x.shape[:-1], out.shape[-1])
 
 
-def _add(x: Tensor, out: Tensor, update: Update, bias: Tensor | None) -> None:
+@dataclass(slots=True)
+class Stack:
+    """The updates of several adapters for a layer, side by side, so that one product serves one token of each.
+
+    Made of updates of one rank when the same adapters have come `_REPEATED` times; only the last such set is kept.
+    """
+
+    _spans: tuple[Span, ...] = ()
+    _seen: int = 0
+    _made: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def clear(self) -> None:
+        self._spans, self._seen, self._made = (), 0, None
+
+    def of(self, spans: tuple[Span, ...], path: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Places [n], A [n, in, r] and s B [n, r, out] for spans of one token each; None where it is not worth it."""
+        if spans != self._spans:
+            self._spans, self._seen, self._made = spans, 0, None
+        self._seen += 1
+        if self._seen == _REPEATED:
+            self._made = _stacked(spans, path)
+        return self._made
+
+
+def _stacked(spans: Sequence[Span], path: str) -> tuple[Tensor, Tensor, Tensor] | None:
+    updates = [span.adapter.layers.get(path) for span in spans]
+    found = [update for update in updates if update is not None and update.scale is None]
+    alone = all(span.stop - span.start == 1 for span in spans)
+    if len(spans) < _WORTH_STACKING or not alone or len(found) < len(spans):
+        return None
+    if len({update.a.shape for update in found}) > 1 or len({id(span.adapter) for span in spans}) < len(spans):
+        return None
+    places = torch.tensor([span.start for span in spans], device=found[0].a.device)
+    return places, torch.stack([update.a for update in found]), torch.stack([update.b for update in found])
+
+
+def add_updates(x: Tensor, out: Tensor, spans: tuple[Span, ...], path: str, bias: Tensor | None, stack: Stack) -> None:
+    """Add to `out` [T, out] what the adapters of `spans` make of `x` [T, in] in the layer at `path`, in place."""
+    if len(spans) >= _WORTH_STACKING and (stacked := stack.of(spans, path)) is not None:
+        places, a, b = stacked
+        change = torch.bmm(torch.bmm(x[places, None].to(a.dtype), a), b)[:, 0]
+        out.index_add_(0, places, change.to(out.dtype))
+        return
+    for span in spans:
+        update = span.adapter.layers.get(path)
+        if update is not None:
+            add_update(x[span.start : span.stop], out[span.start : span.stop], update, bias)
+
+
+def add_update(x: Tensor, out: Tensor, update: Update, bias: Tensor | None) -> None:
     """Add to `out` [T, out] what an adapter makes of `x` [T, in], in place."""
     thin = x.to(update.a.dtype) @ update.a
     if update.scale is None and out.dtype == thin.dtype:

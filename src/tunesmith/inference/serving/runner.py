@@ -20,6 +20,7 @@ from tunesmith.inference.abilities import depends_on_the_longest, keeps_keys_and
 from tunesmith.inference.serving.adapters import Adapter, Current, Span
 from tunesmith.inference.serving.memory import Segment
 from tunesmith.inference.serving.stream_attention import Step, use_serving_attention
+from tunesmith.inference.serving.stream_layers import put_back, use_stream_layers
 
 Wants = Literal["last", "all", "none"]
 
@@ -57,6 +58,10 @@ class Runner(Protocol):
 
     shares: bool
 
+    def forget(self) -> None:
+        """Hold on to no adapter."""
+        ...
+
     def memory(self, room: int) -> Any:
         """An empty memory, with room for so many tokens to begin with."""
         ...
@@ -74,6 +79,9 @@ class FlatRunner:
     def __init__(self, model: Any, current: Current) -> None:
         self._model, self._current = model, current
         self._device = next(model.parameters()).device
+
+    def forget(self) -> None:
+        self._current.forget()
 
     def memory(self, room: int) -> Segment:
         return Segment(room)
@@ -146,6 +154,9 @@ class RowRunner:
         self._model, self._current = model, current
         self._device = next(model.parameters()).device
 
+    def forget(self) -> None:
+        self._current.forget()
+
     def memory(self, room: int) -> RowMemory:
         from transformers import DynamicCache
 
@@ -189,13 +200,21 @@ def best_runner(model: Any, current: Current) -> Runner:
     expected = _tried(usual, model)
     use_serving_attention(model)
     flat = FlatRunner(model, current)
+    if not _gives(flat, model, expected):
+        model.set_attn_implementation(before)
+        return usual
+    layers = use_stream_layers(model, current)
+    if layers and not _gives(flat, model, expected):
+        put_back(model, layers)
+    return flat
+
+
+def _gives(runner: Runner, model: Any, expected: Tensor) -> bool:
+    """Whether a runner's logits are those expected."""
     try:
-        if _alike(_tried(flat, model), expected, model.dtype):
-            return flat
+        return _alike(_tried(runner, model), expected, model.dtype)
     except (EngineError, TypeError):  # it does not hand the step on to its attention, or takes no choice of logits
-        pass
-    model.set_attn_implementation(before)
-    return usual
+        return False
 
 
 def _tried(runner: Runner, model: Any) -> Tensor:

@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 
 _LARGEST_CHUNK = 512
 _SMALLEST_CHUNK = 32
+_FIRST_CHUNK = 128
+"""As long as it is not known what they take."""
+_TELLING = 64
+"""Tokens of prompts from which on a step tells what one of them takes."""
 _SCORED_CHUNK = 64
 """Tokens of a prompt whose logits are all wanted: they are as wide as the vocabulary."""
 _FORESEEN = 64
@@ -132,7 +136,12 @@ class ModelLoop:
 
     def forget(self, adapter: Adapter) -> None:
         """Forget what is known under an adapter."""
-        self._inbox.put(lambda: self._beginnings.forget(adapter))
+
+        def forget() -> None:
+            self._beginnings.forget(adapter)
+            self._runner.forget()
+
+        self._inbox.put(forget)
 
     def close(self) -> None:
         """Answer all that is left with an error, and end the thread."""
@@ -277,7 +286,7 @@ class ModelLoop:
     def _chunk(self) -> int:
         """Tokens of prompts that may be read in one step while others write."""
         each = self._pace.per_read_token
-        return _LARGEST_CHUNK if not each else min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, int(self._limits.stall / each)))
+        return _FIRST_CHUNK if not each else min(_LARGEST_CHUNK, max(_SMALLEST_CHUNK, int(self._limits.stall / each)))
 
     def _begin(self, row: Row) -> bool:
         """Give a row its memory, with what is known of its beginning; False where another is just about to read it."""
@@ -313,7 +322,7 @@ class ModelLoop:
     def _measure(self, plan: _Plan, read: int, seconds: float) -> None:
         self.counts.steps += 1
         self.counts.prompt_tokens += read
-        if read and read == sum(len(part.ids) for part in plan.parts):  # only steps of nothing else tell it clearly
+        if read >= _TELLING:  # fewer say more about the step than about their tokens
             self._pace.read(read, seconds)
         if not self._per_token:
             row = plan.rows[0]

@@ -57,11 +57,26 @@ def serving_attention(
         raise EngineError("only causal attention can be served", where=type(module).__name__)
     rule = ScoreRule(scaling if scaling is not None else query.shape[-1] ** -0.5, softcap)
     layer: int = module.layer_idx  # type: ignore[assignment]
+    return attend_step(layer, query, key, value, step, rule, sliding_window, s_aux), None
+
+
+def attend_step(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    step: Step,
+    rule: ScoreRule,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+) -> Tensor:
+    """What each token's row has to say to it, [1, T, H, Dv], from `query` [1, H, T, D] and the new `key` and `value`
+    [1, Hkv, T, D] of a layer, which are remembered. `s_aux` [H]: scores of a key that every query sees."""
     wanted = value.shape[-1]
     query, key, value = _same_size(query, key, value)
     heads, tokens, groups = query.shape[1], query.shape[2], key.shape[1]
     out = query.new_empty(1, tokens, heads, value.shape[-1])
-    fused = query.device.type == "cpu" and softcap is None and s_aux is None
+    fused = query.device.type == "cpu" and rule.softcap is None and s_aux is None
     start = 0
     for segment, end in zip(step.segments, step.ends, strict=True):
         keys, values = segment.append(layer, key[0, :, start:end], value[0, :, start:end])
@@ -83,7 +98,7 @@ def serving_attention(
             said = said * torch.sigmoid(lse - s_aux.view(1, -1, 1).to(lse))[..., None].to(said)
         out[:, start:end] = said.transpose(1, 2)
         start = end
-    return out[..., :wanted], None
+    return out if wanted == out.shape[-1] else out[..., :wanted]
 
 
 def _same_size(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,6 @@ from tunesmith.models.methods import load_tuned
 from tunesmith.recipe.schema import Base
 from tunesmith.text.render import Renderer
 
-
 _ONE_AT_A_TIME = threading.Lock()
 """`transformers` sets things for the whole process while it loads a model, so that two cannot be loaded at once."""
 
@@ -155,6 +154,7 @@ class TorchServing:
         self._limits = limits or TorchLimits()
         self._residents: dict[tuple[str, Path | None], Resident] = {}
         self._loading: dict[tuple[str, Path | None], threading.Lock] = {}
+        self._kinds: dict[Path, tuple[tuple[int, int], bool]] = {}
         self._lock = threading.Lock()
         self._draining = False
 
@@ -164,12 +164,13 @@ class TorchServing:
     async def submit(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
         if self._draining:
             raise OverloadedError(5)
-        resident, held = await asyncio.to_thread(self._resident_and_adapter, ask.model)
-        request: Request | None = None
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepared, ask, asyncio.get_running_loop()))
         try:
-            request = await asyncio.to_thread(
-                _request, ask, resident, None if held is None else held.adapter, asyncio.get_running_loop()
-            )
+            resident, held, request = await asyncio.shield(preparing)
+        except asyncio.CancelledError:  # the thread goes on, and what it takes is given back when it is done
+            preparing.add_done_callback(_give_back)
+            raise
+        try:
             resident.loop.submit(request)
             left = True
             while left:
@@ -179,8 +180,7 @@ class TorchServing:
                 left = isinstance(item, Piece)
                 yield item
         finally:
-            if request is not None:
-                request.cancelled = True
+            request.cancelled = True
             resident.ask(held, -1)
 
     def forget(self, ref: ModelRef) -> None:
@@ -239,11 +239,20 @@ class TorchServing:
         finally:
             resident.ask(held, -1)
 
+    def _prepared(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> tuple[Resident, _HeldAdapter | None, Request]:
+        """Where an ask goes, and its request; model and adapter are counted as asked."""
+        resident, held = self._resident_and_adapter(ask.model)
+        try:
+            return resident, held, _request(ask, resident, None if held is None else held.adapter, loop)
+        except BaseException:
+            resident.ask(held, -1)
+            raise
+
     def _resident_and_adapter(self, ref: ModelRef) -> tuple[Resident, _HeldAdapter | None]:
         """Where a model is, brought into memory if need be; both are counted as asked."""
         if ref.adapter is not None and not ref.adapter.is_dir():
             raise EngineError("the model's files are not there any more", where=ref.adapter.name)
-        shared = ref.adapter is not None and batchable(ref.adapter)
+        shared = ref.adapter is not None and self._batchable(ref.adapter)
         key = (ref.base, None if shared else ref.adapter)
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
@@ -269,6 +278,16 @@ class TorchServing:
             raise
         return resident, held
 
+    def _batchable(self, folder: Path) -> bool:
+        """`batchable`, looked up again where the file has changed."""
+        if not (folder / CONFIG).is_file():
+            return False
+        stamp = _stamp(folder)
+        known = self._kinds.get(folder)
+        if known is None or known[0] != stamp:
+            known = self._kinds[folder] = (stamp, batchable(folder))
+        return known[1]
+
     def _make_way(self) -> None:
         """Close the models unused for longest, so that another one has its place. Raises `OverloadedError` where all
         are at work."""
@@ -278,6 +297,12 @@ class TorchServing:
                 if not idle:
                     raise OverloadedError(max(one.loop.retry_after for one in self._residents.values()))
                 self._close(min(idle, key=lambda one: one.used))
+
+
+def _give_back(done: asyncio.Future[tuple[Resident, _HeldAdapter | None, Request]]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        resident, held, _ = done.result()
+        resident.ask(held, -1)
 
 
 def _stamp(folder: Path) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from tunesmith.errors import TunesmithError
 MOST_CALLS = 16
 """In one answer that is held to calls: a small model may not find an end by itself."""
 _FIRST, _SECOND = ("probe_first", '{"key_a": "value a", "key_b": 2}'), ("probe_second", '{"key_c": "value c"}')
+_TAG, _LINE = "<tool_call>", "call "
 _CLOSE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LOOSE = {"whitespace_pattern": "[ ]{0,2}"}
 _KNOWN: WeakKeyDictionary[Any, CallForm | None] = WeakKeyDictionary()
@@ -50,9 +51,9 @@ class CallForm:
     def mark(self) -> tuple[str, str]:
         """Where a call may begin in an answer, and its mark: anywhere (`tag`), on any line (`line`), or `whole`."""
         seen = self._seen(self.head)
-        if seen.lstrip().startswith("<tool_call>"):
-            return "tag", "<tool_call>"
-        return ("line", "call ") if seen == "call " else ("whole", seen.lstrip())
+        if _TAG in seen:
+            return "tag", _TAG
+        return ("line", _LINE) if seen.endswith(_LINE) else ("whole", seen.lstrip())
 
     def opening(self, names: Sequence[str]) -> re.Pattern[str]:
         """What stands before the arguments of the first call; the group is the name."""
@@ -73,7 +74,10 @@ class CallForm:
             return None
         if not isinstance(made, dict):
             return None
-        properties = {key: dict(arguments) if value == {} else {"const": value} for key, value in made.items()}
+        properties = {
+            key: moved(arguments, f"#/properties/{key}") if value == {} else {"const": value}
+            for key, value in made.items()
+        }
         return {
             "type": "object",
             "properties": properties,
@@ -95,7 +99,7 @@ class CallForm:
     def after_mark(self) -> str:
         """What of a grammar's `calls` stands behind the mark."""
         mark = self.mark[1]
-        return f"{self._quoted(self.head[self.head.index(mark) + len(mark) :])} listed"
+        return f"{self._quoted(self.head[self.head.rindex(mark) + len(mark) :])} listed"
 
     @cached_property
     def _around(self) -> re.Pattern[str]:
@@ -158,12 +162,25 @@ def _found_form(renderer: Any) -> CallForm | None:
             guidance=_CLOSE if spaced else _LOOSE,
             ids=ids,
         )
-    return None
+    # Plain words are ours whatever the template does with the turns around them.
+    plain = renderer.tools == "plain"
+    return CallForm(_LINE, " ", "", f"\n{_LINE}", _special_tokens(renderer), _CLOSE) if plain else None
 
 
 def json_rule(schema: Mapping[str, Any], guidance: Mapping[str, Any]) -> str:
     """A schema as it stands in a grammar."""
     return f"%json {json.dumps({**schema, 'x-guidance': dict(guidance)})}"
+
+
+def moved(schema: Any, place: str) -> Any:
+    """A schema whose references to itself are right where it stands at `place` of another."""
+    if isinstance(schema, list):
+        return [moved(one, place) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    refers = isinstance(schema.get("$ref"), str) and schema["$ref"].startswith("#")
+    made = {key: moved(value, place) for key, value in schema.items()}
+    return {**made, "$ref": place + schema["$ref"][1:]} if refers else made
 
 
 def schema_fault(schema: Mapping[str, Any]) -> str | None:

@@ -86,16 +86,18 @@ async def stream_chat(service: Service, plan: ChatPlan) -> AsyncGenerator[Json, 
     options = plan.request.stream_options
     with_usage = options is not None and bool(options.include_usage)
     turns = [Turn() for _ in range(plan.turn.ask.count)]
-    begun: set[int] = set()
+    begun = False
     usage = Usage(0, 0)
     async with aclosing(events_of(service, plan.turn)) as events:
         async for event in events:
             if isinstance(event, Usage):
                 usage = event
                 continue
-            if event.index not in begun:
-                begun.add(event.index)
-                yield _chunk(plan, with_usage, event.index, _first_delta(event))
+            if not begun:
+                begun = True
+                # Clients expect the answers to begin in their order, whichever speaks first.
+                for index in range(len(turns)):
+                    yield _chunk(plan, with_usage, index, _first_delta(plan, event))
             turns[event.index].take(event)
             if isinstance(event, Ended):
                 yield _chunk(plan, with_usage, event.index, {}, finish=_finish(plan, event.finish, event.called))
@@ -185,8 +187,9 @@ def _chunk(
     return body
 
 
-def _first_delta(event: TurnEvent) -> Json:
-    calls = isinstance(event, Called)
+def _first_delta(plan: ChatPlan, event: TurnEvent) -> Json:
+    """The role. `event` is the first of all answers; of one answer alone it tells whether there is text."""
+    calls = plan.turn.offer.choice == "required" or (plan.turn.ask.count == 1 and isinstance(event, Called))
     return {"role": "assistant", "content": None if calls else "", "refusal": None}
 
 

@@ -7,7 +7,8 @@ rows for training are read; `developer` is another word for `system`; a `functio
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +34,34 @@ def turns_of(messages: Sequence[ChatMessage], places: Sequence[str] | None = Non
     return turns
 
 
-def offering_all(turns: Sequence[Message], offered: Toolset | None) -> tuple[Message, ...]:
-    """The conversation with tools offered at its first question, or where nobody asks at its first turn."""
+def as_trained(turns: Sequence[Message], offered: Toolset | None) -> tuple[Message, ...]:
+    """The conversation as `tasks.conversation` makes it of a row: the system messages that it begins with are one, and
+    none where they say nothing; tools are offered at the first question, or where nobody asks at the first turn.
+    """
+    start = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    system = "\n\n".join(turn.content for turn in turns[:start] if turn.content.strip())
+    first = [Message("system", system)] if system else []
+    return _offering([*first, *turns[start:]] or list(turns[:1]), offered)
+
+
+def shortened(
+    turns: Sequence[Message], offered: Toolset | None, fits: Callable[[Sequence[Message]], bool]
+) -> tuple[Message, ...]:
+    """The conversation without its oldest turns, as few of them as will do. System messages at its beginning stay, and
+    what stays begins with a question; where not even the last question fits, it is what stays.
+    """
+    whole = as_trained(turns, offered)
+    if fits(whole):
+        return whole
+    start = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    questions = [i for i in range(start + 1, len(turns)) if turns[i].role == "user"]
+    if not questions:
+        return whole
+    kept = [as_trained([*turns[:start], *turns[place:]], offered) for place in questions]
+    return kept[min(bisect_left(kept, True, key=fits), len(kept) - 1)]
+
+
+def _offering(turns: Sequence[Message], offered: Toolset | None) -> tuple[Message, ...]:
     if offered is None:
         return tuple(turns)
     first = next((i for i, turn in enumerate(turns) if turn.role == "user"), 0)
@@ -110,13 +137,13 @@ class _Reader:
         return text
 
     def _calls(self, where: str, message: ChatMessage) -> tuple[ToolCall, ...]:
-        if message.tool_calls is None and message.function_call is None:
+        if not message.tool_calls and message.function_call is None:
             return ()
         if message.role != "assistant":
-            field = "tool_calls" if message.tool_calls is not None else "function_call"
+            field = "tool_calls" if message.tool_calls else "function_call"
             self._add(f"Invalid value for '{where}.{field}': only the assistant calls tools.", f"{where}.{field}")
             return ()
-        if message.tool_calls is not None and message.function_call is not None:
+        if message.tool_calls and message.function_call is not None:
             self._add(
                 f"Invalid value for '{where}.function_call': it is the older word for 'tool_calls', which is set too.",
                 f"{where}.function_call",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
-from tunesmith import __version__
 from tunesmith.inference.serving.types import ModelRef
 
 _SAMPLE = 1 << 20
@@ -23,7 +23,12 @@ def fingerprint(ref: ModelRef) -> str:
         if folder.is_dir()
         for path in sorted(folder.glob("*.safetensors"))
     )
-    return _hashed((__version__, ref.base, ref.chat_template, ref.engine, ref.url or ""), files)
+    return _hashed((_version(), ref.base, ref.chat_template, ref.engine, ref.url or ""), files)
+
+
+@cache
+def _version() -> str:
+    return version("tunesmith")
 
 
 @lru_cache(maxsize=1024)

@@ -110,8 +110,6 @@ def check_response(request: ResponseRequest) -> None:
     """Raises `ApiError` 400 for what no model here can do."""
     if request.background:
         raise unsupported("background", "a response is answered while the request is open")
-    if request.truncation == "auto":
-        raise unsupported("truncation", "'auto' would leave out turns unasked; send fewer, and leave it out")
     for name, why in (
         ("conversation", "conversations are continued by 'previous_response_id'"),
         ("prompt", "prompts are not kept on this server; send their text"),

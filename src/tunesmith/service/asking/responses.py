@@ -78,6 +78,7 @@ async def plan_response(service: Service, request: ResponseRequest) -> ResponseP
         answer=response_format(request),
         max_new_tokens=request.max_output_tokens,
         spoken="input",
+        may_shorten=request.truncation == "auto",
     )
     return ResponsePlan(new_id("resp", separator="_"), service.now(), request, tuple(own), turn)
 
@@ -177,7 +178,7 @@ def _builder(plan: ResponsePlan) -> ResponseBuilder:
         "tools": [{"type": "function", "parameters": None, "strict": None, **one.given} for one in offer.functions],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": plan.turn.ask.decoding.top_p,
-        "truncation": "disabled",
+        "truncation": request.truncation or "disabled",
         "user": request.user,
         "background": False,
     }

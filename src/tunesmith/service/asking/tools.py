@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tunesmith.data.types import Toolset
-from tunesmith.service.asking.call_form import CallForm, json_rule, schema_fault
+from tunesmith.service.asking.call_form import CallForm, json_rule, moved, schema_fault
 from tunesmith.service.asking.chat_request import ChatRequest, Function
 from tunesmith.service.errors import ApiError
 from tunesmith.service.validation import Problem, refusal
@@ -112,14 +112,14 @@ def grammar_of(offer: Offer, form: CallForm | None, answer: Mapping[str, Any] | 
         if offer.choice == "required":
             raise ApiError(
                 400,
-                "This model's chat template writes calls in a way to which answers cannot be held. Leave the choice "
-                "of a tool to the model ('auto').",
+                "Answers of this model cannot be held to calls, as it is not known how it writes them. Leave the "
+                "choice of a tool to the model ('auto').",
                 param="function_call" if offer.legacy else "tool_choice",
                 code="unsupported_value",
             )
         raise ApiError(
             400,
-            "This model's chat template writes calls in a way to which answers cannot be held. Leave out 'strict' "
+            "Answers of this model cannot be held to calls, as it is not known how it writes them. Leave out 'strict' "
             "and 'response_format', or the tools.",
             param="tools",
             code="unsupported_value",
@@ -128,9 +128,10 @@ def grammar_of(offer: Offer, form: CallForm | None, answer: Mapping[str, Any] | 
     calls, rules = form.grammar(schemas, several=offer.several)
     if answer is not None and offer.choice == "auto":
         # Two rules that begin with the same brace are not told apart, so objects become one rule.
-        objects = [made for name, schema in schemas if (made := form.as_schema(name, schema)) is not None]
+        made = [form.as_schema(name, schema) for name, schema in schemas]
+        objects = [one for one in made if one is not None]
         if objects:
-            return answer_grammar({"anyOf": [answer, *objects]})
+            return answer_grammar({"anyOf": [moved(one, f"#/anyOf/{i}") for i, one in enumerate([answer, *objects])]})
     if offer.choice == "required":
         return f'start: " "? {calls}\n{rules}\n'
     if answer is not None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.data.types import Message
+from tunesmith.errors import TunesmithError
 from tunesmith.inference.serving.types import Ask, Decoding, Loaded, Usage
 from tunesmith.service.asking.call_form import CallForm, call_form, schema_fault
-from tunesmith.service.asking.conversation import offering_all
+from tunesmith.service.asking.conversation import as_trained, shortened
 from tunesmith.service.asking.engine import Spoken, loaded, pieces_of
 from tunesmith.service.asking.fingerprint import fingerprint
 from tunesmith.service.asking.reading import FreeReader, HeldReader
@@ -59,13 +61,20 @@ async def plan_turn(
     max_new_tokens: int | None,
     count: int = 1,
     spoken: Spoken = "messages",
+    may_shorten: bool = False,
 ) -> TurnPlan:
-    """Everything that can be refused before a model is asked is refused here, as `ApiError`."""
+    """Everything that can be refused before a model is asked is refused here, as `ApiError`.
+
+    `may_shorten` leaves out the oldest turns of a conversation that does not fit.
+    """
     resolved = await run_in_threadpool(service.catalogue.resolve, model)
     known = await loaded(service, resolved.ref)
     if known.renderer is not None:
         check_biases(decoding, known.renderer)
-    asked = offering_all(turns, offer.toolset())
+    asked = as_trained(turns, offer.toolset())
+    if may_shorten and known.renderer is not None:
+        fits = partial(_fits, known, max_new_tokens or 1)
+        asked = await run_in_threadpool(shortened, turns, offer.toolset(), fits)
     form = None
     if offer.choice == "none":
         decoding = await run_in_threadpool(_held_to_answer, decoding, answer, known)
@@ -104,6 +113,14 @@ def check_biases(decoding: Decoding, renderer: Any) -> None:
             param="logit_bias",
             code="invalid_value",
         )
+
+
+def _fits(known: Loaded, room: int, turns: Sequence[Message]) -> bool:
+    renderer: Any = known.renderer
+    try:
+        return len(renderer.prompt_ids(turns)) + room <= known.context
+    except TunesmithError:  # of turns that cannot be rendered the engine says why
+        return True
 
 
 def _reader(plan: TurnPlan, index: int) -> TextReader | FreeReader | HeldReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from tunesmith.service.errors import ApiError, invalid
 from tunesmith.service.store.interface import Blobs, BlobWriter
 from tunesmith.service.validation import Problem, refusal
+
+# It warns of each form that is wrong; whoever sent it is told, and the log belongs to the server's own troubles.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _WRITE_AT_ONCE = 1 << 20
 _LONGEST_FIELD = 10_000

@@ -6,16 +6,27 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError, invalid, not_found
-from tunesmith.service.evals.asking import asks_model, messages_of
+from tunesmith.service.evals.asking import asks_model, messages_of, request_of
 from tunesmith.service.evals.rows import Row, bounded, item_problems, keep_rows, rows_of, schema_problem
-from tunesmith.service.evals.shapes import Config, CustomConfig, ItemReference, JsonlData, RunData, Template
+from tunesmith.service.evals.shapes import (
+    CompletionsData,
+    Config,
+    CustomConfig,
+    ItemReference,
+    JsonlData,
+    RunData,
+    Template,
+)
+from tunesmith.service.evals.summary import summarise
 from tunesmith.service.filing import drop_blob
 from tunesmith.service.grading import Grader, all_texts, check_grader, read_grader
 from tunesmith.service.grading.templates import TemplateError, fill, namespaces_of, read_path, template_problems
 from tunesmith.service.store.nouns import Eval, EvalRun, OutputItem
-from tunesmith.service.validation import Problem, refusal
+from tunesmith.service.validation import Problem, problems_of, refusal
 
 MOST_CRITERIA = 64
 LIVE = ("queued", "in_progress")
@@ -45,7 +56,7 @@ def create_eval(
         id=f"eval_{uuid.uuid4().hex}",
         created_at=service.now(),
         name=name or "Unnamed eval",
-        data_source_config=config.model_dump(exclude_none=True),
+        data_source_config=config.model_dump(exclude_unset=True),
         # Two graders may have one name, so each gets an id that results are told by, as at the hosted service.
         testing_criteria=tuple({**one, "id": f"{one['name']}-{uuid.uuid4()}"} for one in criteria),
         metadata=metadata,
@@ -95,7 +106,7 @@ def create_run(
     if config["type"] == "custom" and not problems:
         problems = bounded(item_problems(rows, config["item_schema"], "data_source.source"))
     if not problems:
-        problems = bounded(_row_problems(data, rows, list(graders.values())))
+        problems = bounded((*_row_problems(data, rows, list(graders.values())), *_settings_problems(data, rows)))
     if problems:
         raise refusal(problems)
     model = None if isinstance(data, JsonlData) else data.model
@@ -107,7 +118,7 @@ def create_run(
             name=name or model or "Unnamed run",
             model=model,
             status="queued",
-            data_source=data.model_dump(exclude_none=True),
+            data_source=data.model_dump(exclude_unset=True),
             result_counts={"total": 0, "passed": 0, "failed": 0, "errored": 0},
             metadata=metadata,
             items=items,
@@ -134,7 +145,10 @@ def cancel_run(service: Service, eval_id: str, id: str) -> EvalRun:
         now = service.store.get(EvalRun, id) or run
         raise invalid(f"Cannot cancel an eval run that has ended: its status is '{now.status}'.", param="run_id")
     service.bell.ring()
-    return moved
+    # What a server had finished that is gone by now is summed up here; one that works sums up once more when it stops.
+    items = service.store.all(OutputItem, {"run_id": id})
+    fields = summarise(items, get_eval(service, eval_id).testing_criteria).fields()
+    return service.store.update(EvalRun, id, **fields) or moved
 
 
 def delete_run(service: Service, eval_id: str, id: str) -> None:
@@ -198,6 +212,32 @@ def _data_problems(service: Service, data: RunData) -> Iterator[Problem]:
             read_path(data.input_messages.item_reference)
         except TemplateError as error:
             yield _invalid("data_source.input_messages.item_reference", str(error))
+
+
+def _settings_problems(data: RunData, rows: Sequence[Row]) -> Iterator[Problem]:
+    """What the route would say of the tools and forms of every row's request, asked of the first."""
+    from tunesmith.service.asking.chat_request import ChatRequest, check_chat
+    from tunesmith.service.asking.response_request import ResponseRequest
+    from tunesmith.service.asking.tools import offer_of
+
+    if isinstance(data, JsonlData) or data.input_messages is None:
+        return
+    try:
+        _, body = request_of(data, messages_of(data.input_messages, rows[0]))
+    except TemplateError:
+        return  # told of the row
+    try:
+        if isinstance(data, CompletionsData):
+            request = ChatRequest.model_validate(body)
+            check_chat(request)
+            offer_of(request)
+        else:
+            ResponseRequest.model_validate(body)
+    except ValidationError as error:
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        yield from problems_of(errors, body)
+    except ApiError as error:
+        yield Problem(error.message, error.param, error.code)
 
 
 def _row_problems(data: RunData, rows: Sequence[Row], graders: Sequence[Grader]) -> Iterator[Problem]:

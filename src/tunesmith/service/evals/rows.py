@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError
 from tunesmith.service.evals.shapes import FileContent, FileId, Source, StoredCompletions, StoredResponses
-from tunesmith.service.evals.stored import completion_rows, response_rows
+from tunesmith.service.evals.stored import Pair, completion_rows, response_rows
 from tunesmith.service.filing import file_path, get_file
 from tunesmith.service.json_lines import is_blank, json_line, read_line
 from tunesmith.service.validation import Problem
@@ -39,14 +40,14 @@ def rows_of(service: Service, source: Source) -> tuple[tuple[Row, ...], tuple[Pr
         case FileId():
             found, problems = _of_file(service, source.id, f"{param}.id")
         case StoredCompletions():
-            found, problems = tuple(Row(*one) for one in completion_rows(service, source)), ()
+            found, problems = _first(completion_rows(service, source)), ()
         case StoredResponses():
-            found, problems = tuple(Row(*one) for one in response_rows(service, source)), ()
+            found, problems = _first(response_rows(service, source)), ()
     if not problems and not found:
         nothing = "no stored answer fits its filters" if "stored" in source.type or source.type == "responses" else ""
         problems = (_invalid(param, nothing or "it has no rows"),)
     if len(found) > MOST_ROWS:
-        problems = (*problems, _invalid(param, f"it has {len(found):,} rows, but may have at most {MOST_ROWS:,}"))
+        problems = (*problems, _invalid(param, f"it has more than {MOST_ROWS:,} rows"))
     return found, problems
 
 
@@ -116,6 +117,11 @@ def kept_rows(service: Service, blob: str) -> list[Row]:
     """What `keep_rows` wrote. Raises `KeyError` where it is gone."""
     with service.blobs.path(blob).open(encoding="utf-8") as lines:
         return [Row(found["item"], found["sample"]) for found in map(json.loads, lines)]
+
+
+def _first(pairs: Iterator[Pair]) -> tuple[Row, ...]:
+    """As many as a run may have, and one more where there are more."""
+    return tuple(Row(*one) for one in islice(pairs, MOST_ROWS + 1))
 
 
 def _of_file(service: Service, name: str, param: str) -> tuple[tuple[Row, ...], tuple[Problem, ...]]:

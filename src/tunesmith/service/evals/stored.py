@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 from tunesmith.service.context import Service
 from tunesmith.service.evals.shapes import StoredCompletions, StoredResponses
 from tunesmith.service.grading import sample_of
+from tunesmith.service.store.interface import Page
 from tunesmith.service.store.nouns import StoredCompletion, StoredResponse
 
+S = TypeVar("S", StoredCompletion, StoredResponse)
+_AT_ONCE = 200
 Pair = tuple[dict[str, Any], dict[str, Any]]
 """Item and sample."""
 
 
 def completion_rows(service: Service, wanted: StoredCompletions) -> Iterator[Pair]:
     """Oldest first; with a limit the newest so many."""
-    found = [
-        one
-        for one in service.store.all(StoredCompletion, {"model": wanted.model} if wanted.model else None)
-        if _in_time(one.created_at, wanted) and _has(one.metadata, wanted.metadata)
-    ]
-    for one in found[-wanted.limit :] if wanted.limit else found:
+    found = _stored(service, StoredCompletion, wanted, "desc" if wanted.limit else "asc")
+    chosen = reversed(list(islice(found, wanted.limit))) if wanted.limit else found
+    for one in chosen:
         item = {"input": list(one.request.get("messages", ())), "model": one.model, "metadata": one.metadata or {}}
         if one.request.get("tools"):
             item["tools"] = one.request["tools"]
@@ -30,10 +31,24 @@ def completion_rows(service: Service, wanted: StoredCompletions) -> Iterator[Pai
 
 def response_rows(service: Service, wanted: StoredResponses) -> Iterator[Pair]:
     """Oldest first."""
-    for one in service.store.all(StoredResponse, {"model": wanted.model} if wanted.model else None):
-        if _in_time(one.created_at, wanted) and _has(one.metadata, wanted.metadata) and _fits(one.request, wanted):
+    for one in _stored(service, StoredResponse, wanted, "asc"):
+        if _fits(one.request, wanted):
             item = {"input": _messages(one.request), "model": one.model, "metadata": one.metadata or {}}
             yield item, sample_of_response(one.answer)
+
+
+def _stored(
+    service: Service, kind: type[S], wanted: StoredCompletions | StoredResponses, order: Literal["asc", "desc"]
+) -> Iterator[S]:
+    """What fits model, metadata and time, a page at a time."""
+    after: str | None = None
+    where = {"model": wanted.model} if wanted.model else None
+    while True:
+        found = service.store.page(kind, Page(_AT_ONCE, after, order), where, wanted.metadata)
+        yield from (one for one in found.items if _in_time(one.created_at, wanted))
+        if not found.has_more:
+            return
+        after = found.items[-1].id
 
 
 def sample_of_completion(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,10 +74,6 @@ def _in_time(moment: int, wanted: StoredCompletions | StoredResponses) -> bool:
     return (wanted.created_after is None or moment >= wanted.created_after) and (
         wanted.created_before is None or moment <= wanted.created_before
     )
-
-
-def _has(metadata: Mapping[str, Any] | None, wanted: Mapping[str, str] | None) -> bool:
-    return all((metadata or {}).get(name) == value for name, value in (wanted or {}).items())
 
 
 def _fits(request: Mapping[str, Any], wanted: StoredResponses) -> bool:

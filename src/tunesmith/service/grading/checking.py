@@ -101,8 +101,8 @@ def _python(grader: Python, service: Service | None, param: str) -> Iterator[Pro
         yield _invalid(f"{param}.source", problem.rstrip("."))
     if service is not None and not service.settings.python_graders:
         yield Problem(
-            "Python graders are switched off on this server. Its operator can allow them with the setting "
-            "'python_graders'; they run in a sandbox without network.",
+            "Python graders are switched off on this server. `tunesmith serve --python-graders` allows them; they "
+            "run in a sandbox without network.",
             f"{param}.type",
             "python_graders_disabled",
         )

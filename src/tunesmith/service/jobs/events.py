@@ -1,14 +1,14 @@
 """What a job's events say: texts, types and data as OpenAI's, from the moments of a job and the events of its run.
 
 Each event's `data` holds a `kind` beside what OpenAI shows, by which another dialect can say the same in its own words;
-`shown_data` leaves it out. A run that is continued tells again what happened after its last checkpoint: `Translator`
-tells each step once, whoever asks, as it is told first how far the job's events already go.
+`shown_data` leaves it out. A run that is continued tells again what happened after its last checkpoint: a `Translator`
+that hears the run's log from its beginning tells each step once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ def created(job: Job, base: str) -> Draft:
     """The first event. `base`: the local base that stands for the job's model, as it may be shown."""
     said = f" ({job.model} stands for the local base {base})" if base != job.model else ""
     if job.extra.get("starts_from"):
-        said = f" (it goes on from {job.model}, on this machine)"
+        said = f" (it goes on from {job.model}, which was tuned on the local base {base})"
     return _said("created", f"Created fine-tuning job: {job.id}{said}", model=job.model, base=base)
 
 
@@ -111,11 +111,6 @@ def results_made(file_id: str) -> Draft:
     return _said("results", f"Result file created: {file_id}", file=file_id)
 
 
-def evidence_ready(text: str) -> Draft:
-    """When baselines, scores and verdict are there; `text` is the verdict's headline."""
-    return _said("evidence", f"Evaluation finished: {text}")
-
-
 def succeeded() -> Draft:
     """The last event of a job that went well."""
     return _said("succeeded", "The job has successfully completed")
@@ -132,38 +127,16 @@ def kind_of(event: Event) -> str:
     return str((event.data or {}).get(KIND, "message"))
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """How far a job's events go already."""
-
-    step: int = 0
-    warnings: frozenset[str] = frozenset()
-
-    @classmethod
-    def by(cls, events: Iterable[Event]) -> Told:
-        """From the events that are kept."""
-        step, warnings = 0, set()
-        for event in events:
-            if event.type == "metrics":
-                step = max(step, int((event.data or {}).get("step", 0)))
-            elif kind_of(event) == "warning":
-                warnings.add(event.message)
-        return cls(step, frozenset(warnings))
-
-
-_NOTHING = Told()
-
-
 class Translator:
     """The events of a run as those of a job: a line for every step, once.
 
-    Hears the dicts of `runs.events` in their order, also from the beginning of the log; what was `told` is not told
-    again. A step after which the whole validation file is measured is told when it has been. Which steps these are is
-    said when a training begins; until then they are the ends of epochs of `steps_per_epoch` (None: none).
+    Hears the dicts of `runs.events` in their order, from the beginning of the log. A step after which the whole
+    validation file is measured is told when it has been. Which steps these are is said when a training begins; until
+    then they are the ends of epochs of `steps_per_epoch` (None: none).
     """
 
-    def __init__(self, told: Told = _NOTHING, *, steps_per_epoch: int | None = None) -> None:
-        self._step, self._warnings = told.step, set(told.warnings)
+    def __init__(self, *, steps_per_epoch: int | None = None) -> None:
+        self._step, self._warnings = 0, set[str]()
         self._per_epoch, self._steps = steps_per_epoch, 0
         self._held: dict[str, Any] | None = None
 
@@ -179,9 +152,9 @@ class Translator:
                 return self._step_taken(event)
             case "validation":
                 return self._validated(event)
-            case "warning" if event.get("text") not in self._warnings:
-                self._warnings.add(str(event["text"]))
-                return [warned(str(event["text"]))]
+            case "warning" if (text := _warning(event)) not in self._warnings:
+                self._warnings.add(text)
+                return [warned(text)]
         return []
 
     def finish(self) -> list[Draft]:
@@ -205,6 +178,15 @@ class Translator:
             return []
         self._held |= validation_data(event)
         return self.finish()
+
+
+def _warning(event: Mapping[str, Any]) -> str:
+    """What a warning of the run says, with the lines of the file that it is about."""
+    text, lines = str(event["text"]), event.get("lines") or ()
+    if not lines or "line " in text:
+        return text
+    more = int(event.get("count", 0)) - len(lines)
+    return f"{text}: line {', '.join(map(str, lines))}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def step_data(event: Mapping[str, Any]) -> dict[str, Any]:

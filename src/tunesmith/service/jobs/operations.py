@@ -48,6 +48,12 @@ def create_job(service: Service, request: JobRequest, flavour: Flavour = "openai
     """
     asked = request.asked_hyperparameters()
     model = service.catalogue.model_of(request.model)
+    if model.ref.engine == "remote":
+        raise invalid(
+            f"The model '{request.model}' is served elsewhere and cannot be fine-tuned here.",
+            param="model",
+            code="model_not_supported",
+        )
     files = _files(service, request)
     if request.method_type != "supervised":
         refuse_method(service, request, files)
@@ -87,9 +93,7 @@ def find_job(service: Service, id: str) -> Job:
     """Raises `ApiError` 404 where there is none."""
     job = service.store.get(Job, id)
     if job is None:
-        raise ApiError(
-            404, f"Could not find fine tune: {id[:128]}", param="fine_tuning_job_id", code="fine_tune_not_found"
-        )
+        raise ApiError(404, f"Could not find fine tune: {id[:128]}", param="fine_tune_id", code="fine_tune_not_found")
     return job
 
 

@@ -11,15 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import DataError
 from tunesmith.service.jobs.request import MethodType
 from tunesmith.service.store.nouns import Job
 
+if TYPE_CHECKING:
+    from tunesmith.data.types import Finding
+
 RowsKind = Literal["chat", "completion"]
 Part = Literal["training", "validation"]
-_MIXED = "Unexpected file format, expected either prompt/completion pairs or chat messages."
 _MOST_LINES = 20
 
 
@@ -149,8 +151,6 @@ def _check_file(
         )
         for found, said in checked.refusals
     ]
-    if not faults and len(kinds) > 1:
-        faults.append(Fault(code, _MIXED, param, fix="write all rows in one form"))
     if not faults and method == "supervised":
         faults = _untrainable(path, part, next(iter(kinds)))
     return faults, checked.rows, kinds
@@ -165,17 +165,13 @@ def _untrainable(path: Path, part: Part, kind: str) -> list[Fault]:
     found = loaded.findings
     if part == "training":
         found = [*found, *check_examples(loaded.examples, task_type="generation", depth="quick")]
-    return [
-        Fault(
-            f"invalid_{part}_file",
-            f"The job failed due to an invalid {part} file. {_sentence(one.message)}",
-            f"{part}_file",
-            one.lines,
-            one.fix,
-        )
-        for one in found
-        if one.severity == "error"
-    ]
+    return [fault_of_rows(one, part) for one in found if one.severity == "error" or (one.lines and not loaded.examples)]
+
+
+def fault_of_rows(found: Finding, part: Part) -> Fault:
+    """A finding of our own as a fault of a job's file, opened as OpenAI opens its own."""
+    message = f"The job failed due to an invalid {part} file. {_sentence(found.message)}"
+    return Fault(f"invalid_{part}_file", message, f"{part}_file", found.lines, found.fix)
 
 
 def _kind(values: Any) -> str:

@@ -9,6 +9,7 @@ written has no record yet: its writer holds a lock on it (`finish(hold=True)`), 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,7 +18,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -129,14 +130,7 @@ class FileWriter:
         self._looked_at = 0
         self._finished = False
         self._held: IO[bytes] | None = None
-        while True:
-            self._path = blobs.parts / secrets.token_hex(16)
-            self._file = self._path.open("xb")
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            # Between its making and its locking another process may have taken it for a dead one's.
-            if self._path.exists():
-                break
-            self._file.close()
+        self._path, self._file = new_part(blobs.parts)
 
     def write(self, data: bytes) -> None:
         self.size += len(data)
@@ -144,19 +138,22 @@ class FileWriter:
             self._looked_at = self.size
             self._blobs.check_room(len(data))
         self._hash.update(data)
-        self._file.write(data)
+        with _told_when_full():
+            self._file.write(data)
 
     def written(self) -> Path:
         """The part as it is by now, to be looked at before it gets its name."""
-        self._file.flush()
+        with _told_when_full():
+            self._file.flush()
         return self._path
 
     def finish(self, *, hold: bool = False) -> str:
         """With `hold` nobody removes the blob before `release`, and somebody may at once after it."""
         sha = self._hash.hexdigest()
         place = self._blobs._place(sha)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _told_when_full():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         if not place.parent.is_dir():
             place.parent.mkdir(exist_ok=True)
             _flush_folder(self._blobs.folder)
@@ -190,8 +187,22 @@ class FileWriter:
         if not self._finished:
             self._finished = True
             self._path.unlink(missing_ok=True)
-            self._file.close()
+            # Closing writes what is left in memory; on a full disk that fails again, and it is not wanted any more.
+            with suppress(OSError):
+                self._file.close()
         self.release()
+
+
+def new_part(folder: Path, suffix: str = "") -> tuple[Path, IO[bytes]]:
+    """An empty file for what is being written, locked as long as it is open."""
+    while True:
+        path = folder / (secrets.token_hex(16) + suffix)
+        file = path.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Between its making and its locking another process may have taken it for a dead one's.
+        if path.exists():
+            return path, file
+        file.close()
 
 
 def _flush_folder(folder: Path) -> None:
@@ -201,6 +212,16 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _told_when_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _quota("the server's disk is full") from error
+        raise
 
 
 def _quota(why: str) -> ApiError:

@@ -100,7 +100,7 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     # The driver begins transactions on its own, and too late; `_begin_sqlite` does it instead.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for line in (f"busy_timeout = {BUSY_SECONDS * 1000}", "synchronous = FULL", "foreign_keys = ON"):
+    for line in (f"busy_timeout = {BUSY_SECONDS * 1000}", "synchronous = FULL"):
         cursor.execute(f"PRAGMA {line}")
     cursor.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -29,14 +30,10 @@ class SqlStore:
         self.add_all([record])
 
     def add_all(self, records: Sequence[Any]) -> None:
-        try:
-            with self.database.writing() as connection:
-                for record in records:
-                    kind = kind_of(type(record))
-                    connection.execute(sa.insert(kind.table).values(**kind.row(record)))
-        except sa.exc.IntegrityError as error:
-            taken = ", ".join(f"{type(one).__name__} {one.id}" for one in records[:3])
-            raise ValueError(f"one of these is there already, or lacks a field: {taken}") from error
+        with _told_of(records), self.database.writing() as connection:
+            for record in records:
+                kind = kind_of(type(record))
+                connection.execute(sa.insert(kind.table).values(**kind.row(record)))
 
     def get(self, kind: type[N], id: str) -> N | None:
         how = kind_of(kind)
@@ -162,7 +159,7 @@ class SqlStore:
         only_from: Sequence[JobStatus] | None = None,
         **changes: Any,
     ) -> Job | None:
-        with self.database.writing() as connection:
+        with _told_of(add), self.database.writing() as connection:
             return working.work(connection, lease, job_id, add, events, only_from, changes)
 
     def close(self) -> None:
@@ -180,6 +177,16 @@ class SqlStore:
                 statement = sa.update(how.table).where(*where).values(**values).returning(*how.columns)
                 row = connection.execute(statement).first()
         return how.read(row) if row is not None else None
+
+
+@contextmanager
+def _told_of(records: Sequence[Any]) -> Iterator[None]:
+    """Raise `ValueError` with their names where the database does not take records."""
+    try:
+        yield
+    except sa.exc.IntegrityError as error:
+        named = ", ".join(f"{type(one).__name__} {one.id}" for one in records[:3])
+        raise ValueError(f"one of these is there already, or lacks a field: {named}") from error
 
 
 def _next_seq(connection: sa.Connection, job_id: str) -> int:

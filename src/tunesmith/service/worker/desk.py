@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import string
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from sqlalchemy.exc import OperationalError
 
 from tunesmith.service.ids import Flavour, azure_id, new_id
 from tunesmith.service.settings import ServeSettings
@@ -18,13 +21,21 @@ from tunesmith.service.store.nouns import Event, File, Job, JobStatus, Lease
 if TYPE_CHECKING:
     from tunesmith.service.jobs.events import Draft
 
+_LOG = logging.getLogger("tunesmith.worker.process")
+
+STORE_SECONDS, RETRY_SECONDS = 120.0, 1.0
+"""So long a process goes without its store, and so often it looks whether it is there again."""
+T = TypeVar("T")
 Reason = Literal["cancel", "pause", "drain", "lost"]
 _ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Where one job is worked on. Every write is kept only while the lease is held."""
+    """Where one job is worked on. Every write is kept only while the lease is held.
+
+    `patience`: seconds in which a store that cannot be reached is asked again.
+    """
 
     settings: ServeSettings
     store: Store
@@ -32,6 +43,7 @@ class Desk:
     lease: Lease
     job_id: str
     flavour: Flavour
+    patience: float = STORE_SECONDS
 
     @property
     def inputs(self) -> Path:
@@ -50,7 +62,7 @@ class Desk:
 
     def job(self) -> Job:
         """The job as it is now. Raises `LostLeaseError` where it was deleted."""
-        job = self.store.get(Job, self.job_id)
+        job = _patiently(lambda: self.store.get(Job, self.job_id), self.patience)
         if job is None:
             raise LostLeaseError(self.job_id)
         return job
@@ -64,7 +76,10 @@ class Desk:
         **changes: Any,
     ) -> Job:
         """All of it in one transaction. Raises `LostLeaseError` where the job is not ours any more, or has moved on."""
-        job = self.store.work(self.lease, self.job_id, add=add, events=events, only_from=only_from, **changes)
+        job = _patiently(
+            lambda: self.store.work(self.lease, self.job_id, add=add, events=events, only_from=only_from, **changes),
+            self.patience,
+        )
         if job is None:
             raise LostLeaseError(self.job_id)
         return job
@@ -102,6 +117,23 @@ class Desk:
             blob=blob,
             flavour=self.flavour,
         )
+
+
+def _patiently(ask: Callable[[], T], seconds: float) -> T:
+    """What the store says, also where it cannot be reached for a while: hours of training are not worth less than that.
+
+    Asking again is safe. A write that was kept although its answer was lost finds the job moved on, its events there
+    already, or changes nothing.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except OperationalError:
+            if time.monotonic() > end:
+                raise
+            _LOG.warning("the store cannot be reached; trying again", exc_info=True)
+            time.sleep(RETRY_SECONDS)
 
 
 def _event_id(job_id: str, name: str, azure: bool) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, EngineError, RecipeError, ResourceError, TunesmithError, VerificationError
 from tunesmith.service.errors import ApiError
+from tunesmith.service.jobs.rules import Checked, fault_of_rows
+
+if TYPE_CHECKING:
+    from tunesmith.data.types import Finding
 
 _CODES: tuple[tuple[type[TunesmithError], str, str | None], ...] = (
     (DataError, "invalid_training_file", "training_file"),
@@ -17,6 +22,8 @@ _CODES: tuple[tuple[type[TunesmithError], str, str | None], ...] = (
     (VerificationError, "verification_failed", None),
     (EngineError, "model_error", "model"),
 )
+_VALIDATION = "validation.jsonl"
+"""What `inputs` calls a job's validation file."""
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.+@~-]+){2,}/?")
 
 
@@ -32,6 +39,13 @@ def fault_of(error: Exception, home: Path) -> dict[str, Any]:
     """
     if isinstance(error, ApiError):
         return fault(error.code or "server_error", without_paths(error.message, home), error.param)
+    if isinstance(error, DataError) and (
+        found := [one for one in getattr(error, "findings", ()) if one.severity == "error"]
+    ):
+        return _of_findings(found)
+    if type(error).__name__ == "DivergenceError":
+        said = f"The training diverged: {error.what}. Create the job again with a smaller learning_rate_multiplier."
+        return fault("invalid_hyperparameters", said, "hyperparameters.learning_rate_multiplier")
     memory = out_of_memory(error)
     if memory is not None:
         return fault("insufficient_resources", f"The job ran out of memory: {memory}. {_LEANER}")
@@ -47,9 +61,17 @@ def fault_of(error: Exception, home: Path) -> dict[str, Any]:
     return fault("server_error", "The job failed because of an error of the server; its log says more.")
 
 
+def _of_findings(found: Sequence[Finding]) -> dict[str, Any]:
+    """Rows that only the training could find to be wrong, as `rules` tells those that it finds itself."""
+    faults = tuple(
+        fault_of_rows(one, "validation" if _VALIDATION in (one.source or "") else "training") for one in found
+    )
+    return Checked(faults, None, 0, 0).error() or {}
+
+
 def _code_of(error: TunesmithError) -> tuple[str, str | None]:
     where = error.where or ""
-    if isinstance(error, DataError) and "validation.jsonl" in where:
+    if isinstance(error, DataError) and _VALIDATION in where:
         return "invalid_validation_file", "validation_file"
     if isinstance(error, RecipeError) and where.startswith("base."):
         return "model_not_found", "model"

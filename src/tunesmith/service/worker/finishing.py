@@ -48,6 +48,7 @@ def finish(desk: Desk, result: Result) -> None:
     models = [_model(named, recipe, str(named.fine_tuned_model), "tuned", last, places[last])]
     checkpoints = [_checkpoint(named, step, told) for step in earlier]
     models += [_model(named, recipe, one.name, "checkpoint", one.step, places[one.step]) for one in checkpoints]
+    itself = replace(_checkpoint(named, last, told), name=str(named.fine_tuned_model))
     drafts = [
         *(events.checkpoint_made(one.step, one.name) for one in checkpoints),
         events.model_made(str(named.fine_tuned_model)),
@@ -56,7 +57,7 @@ def finish(desk: Desk, result: Result) -> None:
     ]
     moment = int(time.time())
     desk.write(
-        add=[*files, *models, *checkpoints],
+        add=[*files, *models, *checkpoints, itself],  # the newest of the checkpoints is the tuned model
         events=[desk.event(draft, f"end/{number}", moment) for number, draft in enumerate(drafts)],
         only_from=["running"],
         status="succeeded",
@@ -93,9 +94,11 @@ def _files(desk: Desk, job: Job, told: tuple[Event, ...], adapter: Path) -> list
 
 def _learnt(result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the training only now."""
+    steps = int(facts["steps"])  # fewer than were planned where rows were left out as too long
+    planned = {"total_steps": steps, "steps_per_epoch": steps // int(float(result.recipe.train.epochs))}
     kept = {name: facts[name] for name in ("tokens", "supervised_tokens", "seconds", "adapter_sha256") if name in facts}
     layers = adapter_facts(result.folder.adapter) if result.folder.adapter.is_dir() else {}
-    return {**layers, **kept}
+    return {**layers, **planned, **kept}
 
 
 def _model(job: Job, recipe: Recipe, name: str, kind: str, step: int, place: str) -> Model:

@@ -36,7 +36,8 @@ class Hand:
         self.killed = True
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a process that waits for a disk ends when that has answered
+            self.process.wait(5)
 
     def close(self) -> None:
         """End what children it left, and let go of its pipe."""

@@ -23,13 +23,14 @@ from tunesmith.pipeline.result import Result
 from tunesmith.pipeline.run import run
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs import RunFolder
-from tunesmith.service.evidence import REPORT, VERDICT
+from tunesmith.service.evidence import ANSWERS, REPORT, VERDICT
 from tunesmith.service.jobs.recipe import evidence_on, twin_recipe_of
 from tunesmith.service.store.interface import LostLeaseError
 from tunesmith.service.store.nouns import File, Job
 from tunesmith.service.worker.desk import Desk
 from tunesmith.service.worker.faults import fault_of, without_paths
 from tunesmith.service.worker.inputs import lay_out
+from tunesmith.service.worker.products import archive
 from tunesmith.service.worker.telling import LOOK_SECONDS, Stopped
 from tunesmith.service.worker.tidying import tidy
 from tunesmith.service.worker.working import wait_until_free
@@ -99,11 +100,11 @@ def _until(desk: Desk, draining: Callable[[], bool]) -> Callable[[Mapping[str, A
 
 
 def _files(desk: Desk, job: Job, result: Result, reason: str) -> list[File]:
-    """The verdict as JSON and the report as a page."""
+    """The verdict as JSON, the report as a page, and what every candidate answered to every test row."""
     found = [desk.result_file(VERDICT, _verdict(desk, job, result, reason))]
     if result.report is not None:
         found.append(desk.result_file(REPORT, _page(desk, result.report)))
-    return found
+    return [*found, archive(desk, result.folder.evaluation, ANSWERS)]
 
 
 def _page(desk: Desk, report: Path) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import struct
 import sys
@@ -22,6 +23,8 @@ from tunesmith.service.store.nouns import Lease
 Kind = Literal["validate", "train", "evidence"]
 HANDED_BACK = 75
 """Exit code of a process that was told to stop before its work was done."""
+PARENT_SECONDS = 0.5
+"""Between two looks at who the parent is."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -55,7 +58,13 @@ def receive() -> Order:
 
 
 def _end_with_the_supervisor() -> None:
-    """Wait for the end of the pipe, then kill the whole group: checkpoints are whole at any moment."""
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
+    """Wait for the end of the pipe, or for another parent, then kill the whole group: files are whole at any moment.
+
+    The parent is looked at because a process that the server forked might hold the pipe open.
+    """
+    parent = os.getppid()
+    while os.getppid() == parent:
+        ready, _, _ = select.select([sys.stdin], [], [], PARENT_SECONDS)
+        if ready and not os.read(sys.stdin.fileno(), 4096):
+            break
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from tunesmith.service.store import open_store
 from tunesmith.service.store.interface import LostLeaseError
 from tunesmith.service.store.nouns import Job
@@ -50,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LostLeaseError:
         _LOG.info("job %s was taken over or moved on: nothing is left to do here", order.job_id)
         return 0
+    except SQLAlchemyError:
+        _LOG.exception("job %s is handed back, as the store fails", order.job_id)
+        return HANDED_BACK
     finally:
         store.close()
 

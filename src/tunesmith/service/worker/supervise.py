@@ -136,9 +136,9 @@ class Supervisor:
         pausing = job is not None and job.wish == "pause"
         if hand.order.kind == "evidence" and self._first_waiting(store) is not None:
             hand.tell_to_stop(GIVE_WAY_SECONDS)
-        elif unwanted and hand.kill_at is None:
-            # It sees the wish itself, and should be gone by then.
-            hand.kill_at = moment + (PAUSE_SECONDS if pausing else CANCEL_SECONDS)
+        elif unwanted:  # it sees the wish itself, and should be gone by then
+            limit = moment + (PAUSE_SECONDS if pausing else CANCEL_SECONDS)
+            hand.kill_at = limit if hand.kill_at is None else min(hand.kill_at, limit)
         if hand.kill_at is not None and moment >= hand.kill_at:
             hand.kill()
 
@@ -154,6 +154,8 @@ class Supervisor:
         """Draw the conclusions of a process's end, and free its job and device."""
         lane.hand, lane.next_look = None, 0.0
         hand.close()
+        if code == HANDED_BACK and not hand.told:
+            lane.next_look = time.monotonic() + TROUBLE_SECONDS
         if code not in (0, HANDED_BACK):
             try:
                 lane.next_look = time.monotonic() + self._died(store, blobs, hand, code)
@@ -170,9 +172,9 @@ class Supervisor:
         job = store.get(Job, order.job_id)
         if job is None:
             return 0.0
-        desk = Desk(self.settings, store, blobs, order.lease, job.id, job.flavour)
+        desk = Desk(self.settings, store, blobs, order.lease, job.id, job.flavour, patience=0.0)
         if order.kind == "evidence":
-            again = hand.killed
+            again = hand.killed or hand.told
             error = None if again else f"the process ended unexpectedly ({_named(code) or f'exit code {code}'})"
             desk.write(only_from=["succeeded"], evidence="pending" if again else "failed", evidence_error=error)
             return 0.0
@@ -181,7 +183,7 @@ class Supervisor:
         if job.wish == "cancel" or (hand.killed and job.wish is not None):
             _follow_wish(desk, job)
             return 0.0
-        if hand.killed:
+        if hand.killed or hand.told:  # one that was just being started ends by the signal itself
             return 0.0
         attempts = job.attempts + 1
         _LOG.error("the process of job %s died (%s), attempt %d", job.id, _named(code) or code, attempts)

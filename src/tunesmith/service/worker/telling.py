@@ -22,6 +22,8 @@ from tunesmith.training.loop import StopRequested
 
 FLUSH_SECONDS = 0.25
 """Events wait so long for others, to be written together."""
+MOST_WAITING = 500
+"""A transaction of more would keep all others from writing for too long."""
 LOOK_SECONDS = 0.1
 """The store is asked so often, at most, what is wished."""
 
@@ -94,6 +96,8 @@ class Telling:
         for draft in drafts:
             said = replace(draft, message=without_paths(draft.message, home))
             self._waiting.append(self._desk.event(said, _name(said), at))
+        if len(self._waiting) >= MOST_WAITING:
+            self.flush()
 
     def obey(self) -> None:
         """Raise `Stopped` where the job's user wishes it."""

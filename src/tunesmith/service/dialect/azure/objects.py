@@ -91,7 +91,7 @@ def checkpoint_object(checkpoint: Checkpoint) -> dict[str, Any]:
         "created_at": checkpoint.created_at,
         "fine_tuned_model_checkpoint": checkpoint.name,
         "fine_tuning_job_id": checkpoint.job_id,
-        "metrics": dict(checkpoint.metrics),
+        "metrics": {name: value for name, value in checkpoint.metrics.items() if name != "total_steps"},
         "step_number": checkpoint.step,
     }
 

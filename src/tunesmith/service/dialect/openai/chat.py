@@ -27,5 +27,5 @@ async def answer_chat(body: ChatRequest, request: Request, service: Service) -> 
     """The same for another dialect's path."""
     plan = await plan_chat(service, body)
     if body.stream:
-        return await event_stream(stream_chat(service, plan))
+        return await event_stream(request, stream_chat(service, plan))
     return JSONResponse(await until_gone(request, complete_chat(service, plan)))

@@ -27,5 +27,5 @@ async def answer_completion(body: CompletionRequest, request: Request, service: 
     """The same for another dialect's path."""
     plan = await plan_completion(service, body)
     if body.stream:
-        return await event_stream(stream_text(service, plan))
+        return await event_stream(request, stream_text(service, plan))
     return JSONResponse(await until_gone(request, complete_text(service, plan)))

@@ -218,7 +218,9 @@ def _config_body(config: Any) -> dict[str, Any]:
         properties: dict[str, Any] = {"item": _OBJECT, "sample": _OBJECT}
         shown: dict[str, Any] = {"metadata": config.get("metadata") or {}}
     else:
-        properties = {"item": config["item_schema"]} | ({"sample": _OBJECT} if config["include_sample_schema"] else {})
+        properties = {"item": config["item_schema"]} | (
+            {"sample": _OBJECT} if config.get("include_sample_schema") else {}
+        )
         shown = {}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     return {"type": config["type"], "schema": schema, **shown}

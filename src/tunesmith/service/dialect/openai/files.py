@@ -28,6 +28,7 @@ from tunesmith.service.filing import (
 )
 from tunesmith.service.http import list_body, paging
 from tunesmith.service.ids import Flavour
+from tunesmith.service.repeats import RETRY_SECONDS, is_retry
 from tunesmith.service.store.interface import Page
 from tunesmith.service.store.nouns import File
 from tunesmith.service.validation import Problem, refusal
@@ -130,7 +131,8 @@ async def received_file(request: Request, service: Service, flavour: Flavour) ->
     async with received_form(request, service.blobs, file="file", check=check) as form:
         new = new_file(form, flavour)
         assert form.writer is not None
-        return await run_in_threadpool(create_file, service, new, form.writer)
+        since = service.now() - RETRY_SECONDS if is_retry(request.headers) else None
+        return await run_in_threadpool(create_file, service, new, form.writer, repeats_since=since)
 
 
 def new_file(form: Form, flavour: Flavour) -> NewFile:

@@ -32,7 +32,7 @@ async def create_response(body: ResponseRequest, request: Request, service: Here
     """A `response`, or with `stream` its typed events as server-sent events."""
     plan = await plan_response(service, body)
     if body.stream:
-        return await event_stream(stream_response(service, plan), named=True)
+        return await event_stream(request, stream_response(service, plan), named=True)
     return JSONResponse(await until_gone(request, complete_response(service, plan)))
 
 

@@ -20,13 +20,15 @@ _ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-async def event_stream(events: AsyncGenerator[Json, None], *, named: bool = False) -> StreamingResponse:
+async def event_stream(
+    request: Request, events: AsyncGenerator[Json, None], *, named: bool = False
+) -> StreamingResponse:
     """A stream of JSON objects. The first one is waited for, so that what is wrong with a request is still answered
-    with a status of its own; what goes wrong later is an event.
+    with a status of its own; what goes wrong later is an event. A client that leaves closes the generator.
 
     `named` gives every event its `type` as its name and leaves out the closing `[DONE]`, as `/responses` has it.
     """
-    first = await anext(events, None)
+    first = await until_gone(request, _first(events))
     return StreamingResponse(_lines(first, events, named), media_type="text/event-stream", headers=_HEADERS)
 
 
@@ -66,6 +68,10 @@ async def _lines(first: Json | None, events: AsyncGenerator[Json, None], named: 
             return
         if not named:
             yield "data: [DONE]\n\n"
+
+
+async def _first(events: AsyncGenerator[Json, None]) -> Json | None:
+    return await anext(events, None)
 
 
 async def _left(request: Request) -> None:
