@@ -56,7 +56,7 @@ def _shown(cell: Any) -> str:
 
 def test_chat_models(run_notebook: Any) -> None:
     shown = run_notebook("chat_models.ipynb")
-    events, model, answer = shown[-5], shown[-4], shown[-1]
+    events, model, answer = shown[8], shown[9], shown[11]
     lines = events.strip().splitlines()
     assert len(lines) == 20
     assert lines[-1] == "The job has successfully completed"

@@ -102,6 +102,32 @@ def test_a_body_that_is_refused_is_read_to_its_end_first() -> None:
     assert (b"connection", b"close") not in told[0]["headers"]
 
 
+def test_so_is_one_that_a_layer_in_between_refuses() -> None:
+    async def layer(scope: Any, receive: Any, send: Any) -> None:
+        raise ApiError(401, "no")
+
+    read: list[int] = []
+
+    async def counted(length: str, chunks: Told) -> ApiError:
+        async def receive() -> dict[str, Any]:
+            read.append(1)
+            return chunks.pop(0)
+
+        scope = http_scope("POST", "/v1/x", {"content-length": length})
+        with pytest.raises(ApiError) as refused:
+            await Bodies(layer, limits=SMALL)(scope, receive, _nowhere)
+        return refused.value
+
+    assert "connection" not in asyncio.run(counted("30", _chunks(10, 10, 10))).headers
+    assert len(read) == 3
+    assert asyncio.run(counted(str(10**12), _chunks(10))).headers["connection"] == "close"
+    assert len(read) == 3
+
+
+async def _nowhere(message: Any) -> None:
+    raise AssertionError(f"nothing is to be sent: {message}")
+
+
 def test_a_client_that_waits_to_be_asked_is_not_asked() -> None:
     told, taken = asyncio.run(_through(_refusing, _chunks(10, 10), {"content-length": "20", "expect": "100-continue"}))
     assert taken == 0

@@ -202,6 +202,13 @@ def test_a_file_that_is_too_large_is_told_so_to_the_official_client(tmp_path: Pa
     assert kept_bytes(tmp_path) == 0
 
 
+def test_a_wrong_key_is_told_to_a_client_that_uploads(tmp_path: Path) -> None:
+    with served(make_service(tmp_path, require_key=True)) as live:
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="wrong", max_retries=0)
+        with pytest.raises(openai.AuthenticationError):
+            client.files.create(file=("big.jsonl", b"x" * 30_000_000), purpose="fine-tune")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("declared", [True, False], ids=["says its size", "does not"])
 def test_a_file_of_600_megabytes_is_refused_in_little_memory(tmp_path: Path, declared: bool) -> None:
@@ -214,7 +221,9 @@ def test_a_file_of_600_megabytes_is_refused_in_little_memory(tmp_path: Path, dec
     assert size > 600_000_000
     with live_server(tmp_path, "--no-worker") as live:
         process = psutil.Process(live.process.pid)
-        time.sleep(8)  # the base is brought into memory meanwhile
+        # The base is brought into memory at the start; it must not come in between.
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="local")
+        client.completions.create(model="gpt-4o-mini", prompt="a", max_tokens=1)
         before = process.memory_info().rss
         connection = http.client.HTTPConnection("127.0.0.1", int(live.url.rsplit(":", 1)[1]), timeout=120)
         headers = {"content-type": "multipart/form-data; boundary=b"}

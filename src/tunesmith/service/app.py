@@ -2,7 +2,7 @@
 
 `/v1` and `/openai/v1` speak OpenAI's dialect, `/openai` with a dated api-version Azure's, and the path of Azure's
 management API serves deployments. Around the endpoints lie, from the outside: the entrance (request ids, errors, log),
-pages of other sites, the number of requests at a time, keys, rates, bodies, repeated requests, slow answers.
+bodies, pages of other sites, the number of requests at a time, keys, rates, repeated requests, slow answers.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def _surround(app: FastAPI, service: Service, in_flight: InFlight, only_local: b
     settings = service.settings
     app.add_middleware(Patience, seconds=settings.limits.request_seconds or None)
     app.add_middleware(Repeats, store=service.store)
-    app.add_middleware(Bodies, limits=settings.limits)
     app.add_middleware(Rates, limits=settings.limits)
     app.add_middleware(Keys, settings=settings, store=service.store)
     app.add_middleware(Crowd, most=settings.limits.connections, in_flight=in_flight)
     app.add_middleware(Strangers, only_local=only_local)
+    app.add_middleware(Bodies, limits=settings.limits)
     app.add_middleware(
         Entrance,
         organization=settings.organization,

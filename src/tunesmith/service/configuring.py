@@ -91,9 +91,7 @@ def read_settings(path: Path, settings: ServeSettings) -> ServeSettings:
     faults = [fault for name, base in aliases.items() for fault in _alias_faults(name, base)]
     if faults:
         raise _refusal(path, faults)
-    return replace(
-        settings, **told, limits=limits, aliases={**settings.aliases, **aliases}, remotes=remotes, vllm=vllm
-    )
+    return replace(settings, **told, limits=limits, aliases={**settings.aliases, **aliases}, remotes=remotes, vllm=vllm)
 
 
 def _parsed(path: Path) -> Any:

@@ -49,6 +49,11 @@ def report_of(service: Service, job: Job) -> Json:
     }
 
 
+def evidence_object(job: Job) -> Json:
+    """What a job shows of its evidence: how far it is, and why it could not be made."""
+    return {"status": _status(job)[0], "error": job.evidence_error}
+
+
 def report_html(service: Service, job: Job) -> Path | None:
     """The report's page; None until there is one."""
     file = result_files(service, job).get(REPORT)

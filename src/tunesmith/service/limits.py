@@ -34,14 +34,13 @@ ON_THE_LOOP = 200_000
 
 _FILES = re.compile(r"/(v1|openai|openai/v1|openai/deployments/[^/]+)/files/?")
 _PARTS = re.compile(r"/(v1|openai|openai/v1)/uploads/[^/]+/parts/?")
-_CONSTANTS = {"NaN", "Infinity", "-Infinity"}
 
 
 class Bodies:
     """Reads bodies under their limits: size while they come, silence, and JSON that is none.
 
     JSON is looked at only where an endpoint asks for its body, so that `cancel` and `DELETE` take whatever a client
-    sends with them.
+    sends with them. This layer is outside of those that refuse a request unread.
     """
 
     def __init__(self, app: ASGIApp, *, limits: Limits, silence: float = SILENCE_SECONDS) -> None:
@@ -61,7 +60,14 @@ class Bodies:
                     MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
-        await self.app(scope, body.receive, answered)
+        try:
+            await self.app(scope, body.receive, answered)
+        except ApiError as refusal:
+            # A layer between here and the endpoints refused it; the entrance, outside, will say so.
+            await body.throw_away()
+            if body.left_over:
+                refusal.headers = {**refusal.headers, "connection": "close"}
+            raise
 
 
 def largest_body(path: str, limits: Limits) -> int:
@@ -81,7 +87,7 @@ class _Body:
         self.declared = _declared(headers.get("content-length"))
         self.ended = self.declared == 0 or (self.declared is None and "transfer-encoding" not in headers)
         self.waits_for_us = headers.get("expect", "").lower() == "100-continue"
-        self.started = False
+        self.started = self.stalled = False
 
     async def receive(self) -> Message:
         if self.declared is not None and self.declared > self.largest:
@@ -107,7 +113,7 @@ class _Body:
             async with asyncio.timeout(self.silence):
                 message = await self.source()
         except TimeoutError:
-            self.ended = self.left = True
+            self.ended = self.stalled = True
             raise ApiError(
                 408, f"The body of your request stopped arriving for {self.silence:g} seconds.", code="request_timeout"
             ) from None
@@ -120,12 +126,10 @@ class _Body:
             self.ended = True
         return message
 
-    left = False
-
     @property
     def left_over(self) -> bool:
         """Whether something of the body was never read, so that the connection cannot be used again."""
-        return not self.ended or self.left
+        return not self.ended or self.stalled
 
     async def throw_away(self) -> None:
         """Read what is left, within bounds, before an early answer is sent."""

@@ -328,8 +328,21 @@ def test_faults_of_a_grader_and_of_rows(service: Service, client: TestClient) ->
     method = {"type": "reinforcement", "reinforcement": {"grader": {**GRADER, "operation": "equals"}}}
     error = refused(client, training_file=a_file(service, question_rows(12)).id, method=method)
     params = [one["param"] for one in error["details"]]
-    assert "training_file" in params, "there is no validation file"
+    assert params[0] == "validation_file", "there is none"
     assert any(param and param.startswith("method.reinforcement.grader") for param in params)
+
+
+def test_what_a_grader_asks_of_rows_that_do_not_have_it(service: Service, client: TestClient) -> None:
+    rows = question_rows(12)
+    del rows[4]["sum"], rows[9]["sum"]
+    train, valid = a_file(service, rows), a_file(service, question_rows(4))
+    method = {"type": "reinforcement", "reinforcement": {"grader": GRADER}}
+    error = refused(client, training_file=train.id, validation_file=valid.id, method=method)
+    assert (error["code"], error["param"]) == ("invalid_training_file", "training_file")
+    assert error["message"] == (
+        f"The grader asks for 'item.sum', which 2 of the 12 rows of {train.id} do not have; the first is line 5."
+    )
+    assert error["details"][0]["lines"] == [5, 10] and error["details"][-1]["code"] == "unsupported_value"
 
 
 def test_completion_rows_are_taken(service: Service, client: TestClient) -> None:

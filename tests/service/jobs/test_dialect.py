@@ -149,7 +149,9 @@ def test_a_failed_job_says_why(live: tuple[Service, openai.OpenAI]) -> None:
     error = {"code": "invalid_n_examples", "message": "Too few.", "param": "training_file", "details": [{"lines": [1]}]}
     job = a_job(status="failed", error=error)
     service.store.add(job)
-    found = client.fine_tuning.jobs.retrieve(job.id).error
+    told = client.fine_tuning.jobs.retrieve(job.id)
+    assert told.evidence == {"status": "none", "error": None}, "nothing will be measured"  # type: ignore[attr-defined]
+    found = told.error
     assert found is not None
     assert (found.code, found.message, found.param) == ("invalid_n_examples", "Too few.", "training_file")
     assert found.details == [{"lines": [1]}]  # type: ignore[attr-defined]

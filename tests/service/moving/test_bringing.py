@@ -304,3 +304,22 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     again = json.loads(capsys.readouterr().out)
     assert again["kept"] == [JOB, "completions"] and again["jobs"][0]["cost"]["dollars"] == 3.0
     assert COMPLETION["id"] not in again
+
+
+@pytest.mark.parametrize("wrong", ["x", -1, 3.5, [1], {"a": 1}, True, 10**30])
+def test_objects_changed_by_hand_are_left_out_and_named(tmp_path: Path, wrong: Any) -> None:
+    """Each field in turn: nothing breaks, and what is left out is told."""
+    whole = job(validation_file=None, result_files=[])
+    changed = [
+        {**whole, "id": f"ftjob-{name.replace('_', '')}", name: wrong} for name in whole if name not in ("object", "id")
+    ]
+    runs = [
+        {**RUN, "id": f"evalrun_{name.replace('_', '')}", name: wrong} for name in RUN if name not in ("object", "id")
+    ]
+    folder = saved(tmp_path / "in", jobs_json=[whole, *changed], runs_json=runs, eval_json=EVAL)
+    (folder / "file-train.jsonl").write_bytes(chat_rows(12))
+    moved = bring(folder, tmp_path / "out", "embedded:tiny")
+    assert len(moved.jobs) + sum("ftjob-" in one for one in moved.problems) == 1 + len(changed)
+    assert moved.problems and all("is left out" in one for one in moved.problems)
+    assert any(one.id == "ftjob-abc123" and one.recipe for one in moved.jobs)
+    assert "What moved" in render_overview(moved)

@@ -52,6 +52,7 @@ def test_events_are_those_of_a_hosted_job_in_their_order(done):
         f"New fine-tuned model created: {job.fine_tuned_model}",
         "The job has successfully completed",
     ]
+    assert len(checkpoints) == 3 and checkpoints[2] == job.fine_tuned_model
     assert bench.steps(job.id) == list(range(1, 19))
     assert [e.seq for e in bench.events(job.id)] == list(range(1, len(bench.events(job.id)) + 1))
     last = [e for e in bench.events(job.id) if e.type == "metrics"][-1]

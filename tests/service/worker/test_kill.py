@@ -57,7 +57,9 @@ def require_whole(bench: Bench, job: Job, steps: int, epochs: int) -> None:
     messages = [e.message for e in events]
     assert len(set(messages)) == len(messages)
     assert messages[-1] == "The job has successfully completed"
-    assert len(bench.store.all(Checkpoint, {"job_id": job.id})) == epochs - 1
+    checkpoints = bench.store.all(Checkpoint, {"job_id": job.id})
+    assert [one.step for one in checkpoints] == [steps * (epoch + 1) // epochs for epoch in range(epochs)]
+    assert checkpoints[-1].name == job.fine_tuned_model
     assert len(bench.store.all(Model, {"job_id": job.id})) == epochs
     assert [bench.store.get(File, id).filename for id in job.result_files] == ["step_metrics.csv", "adapter.zip"]
     assert len(bench.store.all(File, {"purpose": "fine-tune-results"})) == 2

@@ -145,6 +145,19 @@ def test_evidence_whose_process_dies_is_given_up_and_the_job_stays_good(tmp_path
     assert bench.job(id).evidence_error == "the process ended unexpectedly (SIGKILL)"
 
 
+def test_evidence_that_is_ready_stays_so_when_its_process_dies_on_the_way_out(tmp_path, play):
+    """It would be measured once more, and its files stand on the job twice."""
+    bench = Bench.at(tmp_path, evidence=True)
+    id = bench.create(rows(0, 10))
+    bench.store.update(Job, id, status="succeeded")
+    played = play(lambda order: "sleep 60")
+    with bench.working() as supervisor:
+        bench.until(lambda: len(played.started) == 1, 20)
+        bench.store.update(Job, id, evidence="ready", result_files=("file-a", "file-b"))
+        supervisor.stop(0.1)
+    assert bench.job(id).evidence == "ready" and bench.job(id).evidence_error is None
+
+
 def test_files_are_checked_while_the_device_is_busy(tmp_path, play):
     bench = Bench.at(tmp_path)
     first = running(bench)

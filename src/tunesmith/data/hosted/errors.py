@@ -64,7 +64,7 @@ _BROKEN_ROWS = frozenset(
     }
 )
 """Faults of a row that make a service call the file invalid."""
-_OTHER_JOB_FAULTS = frozenset({"hosted_too_many_rows", "hosted_no_validation", "hosted_wrong_method"})
+_OTHER_JOB_FAULTS = frozenset({"hosted_too_many_rows", "hosted_wrong_method"})
 _OTHER_UPLOAD_FAULTS = frozenset({"hosted_file_too_large", "hosted_not_jsonl", "wrong_encoding", "unpaired_surrogate"})
 
 
@@ -136,6 +136,9 @@ def _openai(finding: Finding, part: Part, file: Path | None) -> ServiceError | N
     if finding.code in _BROKEN_ROWS:
         detail = (finding.detail or CODES[finding.code].title).removesuffix("; the row is left out")
         return ServiceError("job", invalid, _OPENING.format(part=part, line=line, detail=detail), param, known=False)
+    if finding.code == "hosted_no_validation":
+        missing = "Missing required parameter: 'validation_file'."
+        return ServiceError("job", "missing_required_parameter", missing, "validation_file", known=False)
     if finding.code in _OTHER_JOB_FAULTS:
         return ServiceError("job", invalid, finding.message, param, known=False)
     if finding.code in _OTHER_UPLOAD_FAULTS:

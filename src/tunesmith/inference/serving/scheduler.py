@@ -30,6 +30,7 @@ from tunesmith.errors import EngineError
 from tunesmith.inference.serving.adapters import Adapter
 from tunesmith.inference.serving.choosing import Scored, choose, score
 from tunesmith.inference.serving.memory import SHORTEST, Beginnings, Known, as_ids, common
+from tunesmith.inference.serving.pace import Counts, LoopLimits, Pace
 from tunesmith.inference.serving.requests import Item, Request, Row
 from tunesmith.inference.serving.runner import Part, Runner
 from tunesmith.inference.serving.types import OverloadedError, Piece
@@ -46,53 +47,6 @@ _SCORED_CHUNK = 64
 """Tokens of a prompt whose logits are all wanted: they are as wide as the vocabulary."""
 _FORESEEN = 64
 """Tokens of answer for which a row gets room from the start."""
-_OLD = 0.9
-"""Weight of what was measured before in a running mean."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoopLimits:
-    """rows: answers in work at once. waiting: answers that may wait. memory: bytes of keys and values.
-    stall: seconds by which reading prompts may lengthen a step while others write."""
-
-    rows: int = 32
-    waiting: int = 256
-    memory: int = 1 << 30
-    stall: float = 0.1
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a loop has done."""
-
-    requests: int = 0
-    failed: int = 0
-    steps: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    answer_tokens: int = 0
-    preempted: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Pace:
-    """Running means: seconds for a token of a prompt, and from one answer's end to the next while there is work."""
-
-    per_read_token: float = 0.0
-    per_answer: float = 0.0
-    _last_end: float | None = None
-
-    def read(self, tokens: int, seconds: float) -> None:
-        each = seconds / tokens
-        self.per_read_token = each if not self.per_read_token else _OLD * self.per_read_token + (1 - _OLD) * each
-
-    def ended(self, busy: bool) -> None:
-        now = time.perf_counter()
-        if self._last_end is not None:
-            each = now - self._last_end
-            self.per_answer = each if not self.per_answer else _OLD * self.per_answer + (1 - _OLD) * each
-        self._last_end = now if busy else None
 
 
 @dataclass(slots=True)
@@ -113,7 +67,7 @@ class ModelLoop:
         self._waiting: dict[Adapter | None, deque[Row]] = {}
         self._active: list[Row] = []
         self._beginnings = Beginnings()
-        self._pace = _Pace()
+        self._pace = Pace()
         self._outbox: list[tuple[Request, Item]] = []
         self._per_token = 0.0
         self._lock = threading.Lock()

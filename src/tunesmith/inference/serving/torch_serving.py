@@ -11,140 +11,25 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tunesmith.errors import EngineError
-from tunesmith.inference.grammar import GrammarError, Grammars, HeldRows, grammar_text
-from tunesmith.inference.serving.adapters import Adapter, Current, batchable, read_updates, wrap_linears
-from tunesmith.inference.serving.memory import memory_for_answers
-from tunesmith.inference.serving.requests import Item, Request, Voice, make_rows
-from tunesmith.inference.serving.runner import Runner, best_runner
-from tunesmith.inference.serving.scheduler import LoopLimits, ModelLoop
-from tunesmith.inference.serving.token_bytes import TokenBytes
+from tunesmith.inference.grammar import GrammarError, HeldRows, grammar_text
+from tunesmith.inference.serving.adapters import Adapter, batchable
+from tunesmith.inference.serving.requests import Item, Request, make_rows
+from tunesmith.inference.serving.resident import HeldAdapter, Resident, Speaking, TorchLimits, stamp_of
 from tunesmith.inference.serving.types import Ask, Loaded, ModelRef, OverloadedError, Piece, TooLongError, Usage
-from tunesmith.models.adapter import CONFIG, WEIGHTS
+from tunesmith.models.adapter import CONFIG
 from tunesmith.models.load import LoadedBase, load_base
 from tunesmith.models.methods import load_tuned
 from tunesmith.recipe.schema import Base
 from tunesmith.text.render import Renderer
 
+__all__ = ["TorchLimits", "TorchServing"]
+
 _ONE_AT_A_TIME = threading.Lock()
 """`transformers` sets things for the whole process while it loads a model, so that two cannot be loaded at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class TorchLimits:
-    """What serving takes. `models`: resident models; `adapters`: resident adapters of each; `rows`, `waiting`, `memory`
-    (bytes; None: a share of what is free), `stall`: see `LoopLimits`. `dtype`: of weights, as `base.dtype`.
-    """
-
-    models: int = 3
-    adapters: int = 32
-    rows: int = 32
-    waiting: int = 256
-    memory: int | None = None
-    stall: float = 0.1
-    dtype: str = "auto"
-
-
-@dataclass(slots=True)
-class _HeldAdapter:
-    adapter: Adapter
-    stamp: tuple[int, int]
-    used: float
-    asked: int = 0
-    unwanted: bool = False
-
-
-@dataclass(slots=True)
-class _Speaking:
-    """A base's renderer for one chat template, and what goes with it."""
-
-    renderer: Renderer
-    voice: Voice
-    grammars: Callable[[], Grammars]
-
-
-class Resident:
-    """One model in memory with its loop and its adapters."""
-
-    def __init__(self, base: LoadedBase, limits: TorchLimits) -> None:
-        self.base, self.context = base, base.context
-        self.vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
-        self.used, self.asked = time.monotonic(), 0
-        current = Current()
-        self._linears = wrap_linears(base.model.eval().requires_grad_(False), current)
-        self._runner: Runner = best_runner(base.model, current)
-        memory = limits.memory if limits.memory is not None else memory_for_answers()
-        self.loop = ModelLoop(
-            self._runner, LoopLimits(limits.rows, limits.waiting, memory, limits.stall), name=base.name
-        )
-        self._most_adapters = limits.adapters
-        self._adapters: dict[Path, _HeldAdapter] = {}
-        self._speaking: dict[str, _Speaking] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def in_batches(self) -> bool:
-        """Whether rows are computed together."""
-        return self._runner.shares
-
-    @property
-    def adapters(self) -> int:
-        return len(self._adapters)
-
-    def speaking(self, template: str) -> _Speaking:
-        """Renderer and decoder for a chat template. Raises `RecipeError` for one that this tokenizer cannot have."""
-        with self._lock:
-            if template not in self._speaking:
-                self._speaking[template] = _speaking(self.base.tokenizer, template, self.vocabulary)
-            return self._speaking[template]
-
-    def adapter(self, folder: Path) -> _HeldAdapter:
-        """The adapter in a folder, read where it is not in memory or its file has changed."""
-        with self._lock:
-            stamp = _stamp(folder)
-            held = self._adapters.get(folder)
-            if held is None or held.stamp != stamp:
-                if held is not None:
-                    self.loop.forget(held.adapter)
-                held = _HeldAdapter(read_updates(folder, self._linears), stamp, time.monotonic())
-                self._adapters[folder] = held
-                self._shed()
-            held.used = time.monotonic()
-            return held
-
-    def ask(self, held: _HeldAdapter | None, more: int) -> None:
-        """Count who asks this model and an adapter of it, so that neither leaves meanwhile."""
-        with self._lock:
-            self.asked += more
-            self.used = time.monotonic()
-            if held is not None:
-                held.asked += more
-                if held.unwanted and not held.asked:
-                    self._drop(held)
-
-    def forget(self, folder: Path) -> None:
-        """Drop an adapter as soon as nobody asks it."""
-        with self._lock:
-            if (held := self._adapters.get(folder)) is not None:
-                held.unwanted = True
-                if not held.asked:
-                    self._drop(held)
-
-    def _shed(self) -> None:
-        """The adapters unused for longest leave where there are too many."""
-        free = sorted((held for held in self._adapters.values() if not held.asked), key=lambda held: held.used)
-        for held in free[: max(0, len(self._adapters) - self._most_adapters)]:
-            self._drop(held)
-
-    def _drop(self, held: _HeldAdapter) -> None:
-        if self._adapters.get(held.adapter.folder) is held:
-            del self._adapters[held.adapter.folder]
-        self.loop.forget(held.adapter)
 
 
 class TorchServing:
@@ -239,7 +124,7 @@ class TorchServing:
         finally:
             resident.ask(held, -1)
 
-    def _prepared(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> tuple[Resident, _HeldAdapter | None, Request]:
+    def _prepared(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> tuple[Resident, HeldAdapter | None, Request]:
         """Where an ask goes, and its request; model and adapter are counted as asked."""
         resident, held = self._resident_and_adapter(ask.model)
         try:
@@ -248,7 +133,7 @@ class TorchServing:
             resident.ask(held, -1)
             raise
 
-    def _resident_and_adapter(self, ref: ModelRef) -> tuple[Resident, _HeldAdapter | None]:
+    def _resident_and_adapter(self, ref: ModelRef) -> tuple[Resident, HeldAdapter | None]:
         """Where a model is, brought into memory if need be; both are counted as asked."""
         if ref.adapter is not None and not ref.adapter.is_dir():
             raise EngineError("the model's files are not there any more", where=ref.adapter.name)
@@ -272,7 +157,6 @@ class TorchServing:
         try:
             if shared and ref.adapter is not None:
                 held = resident.adapter(ref.adapter)
-                held.asked += 1
         except BaseException:
             resident.ask(None, -1)
             raise
@@ -282,7 +166,7 @@ class TorchServing:
         """`batchable`, looked up again where the file has changed."""
         if not (folder / CONFIG).is_file():
             return False
-        stamp = _stamp(folder)
+        stamp = stamp_of(folder)
         known = self._kinds.get(folder)
         if known is None or known[0] != stamp:
             known = self._kinds[folder] = (stamp, batchable(folder))
@@ -299,19 +183,10 @@ class TorchServing:
                 self._close(min(idle, key=lambda one: one.used))
 
 
-def _give_back(done: asyncio.Future[tuple[Resident, _HeldAdapter | None, Request]]) -> None:
+def _give_back(done: asyncio.Future[tuple[Resident, HeldAdapter | None, Request]]) -> None:
     if not done.cancelled() and done.exception() is None:
         resident, held, _ = done.result()
         resident.ask(held, -1)
-
-
-def _stamp(folder: Path) -> tuple[int, int]:
-    """What tells whether an adapter's weights have been written anew."""
-    try:
-        found = (folder / WEIGHTS).stat()
-    except OSError as error:
-        raise EngineError("the model's files are not there any more", where=folder.name) from error
-    return found.st_mtime_ns, found.st_size
 
 
 def _loaded(base: str, adapter: Path | None, dtype: str) -> LoadedBase:
@@ -324,31 +199,6 @@ def _loaded(base: str, adapter: Path | None, dtype: str) -> LoadedBase:
     loaded = load_base(spec)
     load_tuned(loaded, adapter)
     return loaded
-
-
-def _speaking(tokenizer: Any, template: str, vocabulary: int) -> _Speaking:
-    renderer = Renderer(tokenizer, template)
-    stops = sorted(renderer.stop_ids)
-    voice = Voice(_decoder(renderer), TokenBytes(tokenizer, vocabulary, stops), frozenset(stops))
-    made: list[Grammars] = []
-    lock = threading.Lock()
-
-    def grammars() -> Grammars:
-        with lock:
-            if not made:
-                made.append(Grammars(tokenizer, vocabulary, renderer.stop_ids))
-            return made[0]
-
-    return _Speaking(renderer, voice, grammars)
-
-
-def _decoder(renderer: Renderer) -> Callable[[list[int]], str]:
-    """Ids of an answer to text, as `Renderer.decode`; without its wrapping where the tokenizer is a fast one."""
-    tokenizer = renderer.tokenizer
-    if getattr(tokenizer, "is_fast", False):
-        backend = tokenizer.backend_tokenizer
-        return lambda ids: backend.decode(ids, skip_special_tokens=True) if ids else ""
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _request(ask: Ask, resident: Resident, adapter: Adapter | None, loop: asyncio.AbstractEventLoop) -> Request:
@@ -381,7 +231,7 @@ def _prompt(ask: Ask, renderer: Renderer) -> tuple[int, ...]:
     return tuple(renderer.prompt_ids(ask.prompt))  # type: ignore[arg-type]
 
 
-def _held(ask: Ask, speaking: _Speaking) -> Sequence[HeldRows | None]:
+def _held(ask: Ask, speaking: Speaking) -> Sequence[HeldRows | None]:
     """For each answer what keeps it to its form."""
     form, grammar = ask.decoding.form, ask.decoding.grammar
     if form is None and grammar is None:

@@ -38,6 +38,11 @@ def template_problems(text: str) -> tuple[str, ...]:
     return tuple(problems)
 
 
+def paths_of(text: str) -> tuple[Path, ...]:
+    """The paths that a text asks for, in order. Raises `TemplateError` for those that cannot be read."""
+    return tuple(read_path(found) for found in _BRACES.findall(text))
+
+
 def namespaces_of(text: str) -> frozenset[str]:
     """The namespaces that a text asks for; templates that cannot be read are left out."""
     found = (name.strip().partition(".")[0].partition("[")[0].strip() for name in _BRACES.findall(text))

@@ -6,18 +6,22 @@ Whoever moves here learns at once whether rows and grader would do, and is never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError
 from tunesmith.service.jobs.request import JobRequest
-from tunesmith.service.jobs.rules import check_files, readable
+from tunesmith.service.jobs.rules import MOST_LINES, check_files, readable
 from tunesmith.service.store.nouns import File
 
 
 def refuse_method(service: Service, request: JobRequest, files: Mapping[str, File]) -> None:
     """Raise `ApiError` 400: for what is wrong with rows and grader, or where nothing is, for the method itself."""
-    problems = [*_rows(service, request, files), *_grader(service, request)]
+    with readable([service.blobs.path(str(file.blob)) for file in files.values()]) as paths:
+        places = dict(zip(files, paths, strict=True))
+        problems = [*_rows(request, places), *_grader(service, request)]
+        problems = problems or _absent(request, places)
     what = "rows and grader" if request.method_type == "reinforcement" else "rows"
     refusal = {
         "message": f"Unsupported value: 'method.type' does not support '{request.method_type}' with this model. "
@@ -36,16 +40,14 @@ def refuse_method(service: Service, request: JobRequest, files: Mapping[str, Fil
     )
 
 
-def _rows(service: Service, request: JobRequest, files: Mapping[str, File]) -> list[dict[str, Any]]:
-    named = [files[field] for field in ("training_file", "validation_file") if field in files]
-    with readable([service.blobs.path(str(file.blob)) for file in named]) as paths:
-        checked = check_files(
-            paths[0],
-            paths[1] if len(paths) > 1 else None,
-            training_id=request.training_file,
-            validation_id=request.validation_file,
-            method=request.method_type,
-        )
+def _rows(request: JobRequest, files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    checked = check_files(
+        files["training_file"],
+        files.get("validation_file"),
+        training_id=request.training_file,
+        validation_id=request.validation_file,
+        method=request.method_type,
+    )
     return [fault.body() for fault in checked.faults]
 
 
@@ -58,3 +60,36 @@ def _grader(service: Service, request: JobRequest) -> list[dict[str, Any]]:
         request.method.reinforcement.grader, where="jobs", service=service, param="method.reinforcement.grader"
     )
     return [{"message": one.message, "param": one.param, "code": one.code} for one in problems]
+
+
+def _absent(request: JobRequest, files: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """What the grader asks of rows that do not have it; rows and grader are right by themselves."""
+    if request.method is None or request.method.reinforcement is None:
+        return []
+    from tunesmith.data.reading import read_rows
+    from tunesmith.service.grading import Grader, all_texts, read_grader
+    from tunesmith.service.grading.templates import TemplateError, look_up, paths_of, show_path
+
+    grader = cast(Grader, read_grader(request.method.reinforcement.grader))
+    wanted = {path: None for text in all_texts(grader) for path in paths_of(text) if path[0] == "item"}
+    problems = []
+    for field, file in files.items():
+        rows = read_rows(file).rows
+        for path in wanted:
+            lines = []
+            for row in rows:
+                try:
+                    look_up(path, {"item": row.values})
+                except TemplateError:
+                    lines.append(row.line)
+            if lines:
+                problems.append(
+                    {
+                        "message": f"The grader asks for '{show_path(path)}', which {len(lines):,} of the {len(rows):,} "
+                        f"rows of {getattr(request, field)} do not have; the first is line {lines[0]:,}.",
+                        "param": field,
+                        "code": f"invalid_{field}",
+                        "lines": lines[:MOST_LINES],
+                    }
+                )
+    return problems

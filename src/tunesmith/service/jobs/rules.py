@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RowsKind = Literal["chat", "completion"]
 Part = Literal["training", "validation"]
-_MOST_LINES = 20
+MOST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Fault:
             "code": self.code,
             "message": self.message,
             "param": self.param,
-            "lines": list(self.lines[:_MOST_LINES]),
+            "lines": list(self.lines[:MOST_LINES]),
             "fix": self.fix or None,
         }
 
@@ -144,7 +144,7 @@ def _check_file(
     faults = [
         Fault(
             said.code or code,
-            said.message.replace(path.name, id),
+            (said.message if said.known else _sentence(said.message)).replace(path.name, id),
             said.param if said.param not in (None, "file") else param,
             found.lines,
             found.fix,
@@ -190,8 +190,8 @@ def _sentence(text: str) -> str:
 
 
 def _shortened(lines: tuple[int, ...]) -> str:
-    more = f" and {len(lines) - _MOST_LINES} more" if len(lines) > _MOST_LINES else ""
-    return ", ".join(map(str, lines[:_MOST_LINES])) + more
+    more = f" and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else ""
+    return ", ".join(map(str, lines[:MOST_LINES])) + more
 
 
 def _azure(job: Job) -> bool:

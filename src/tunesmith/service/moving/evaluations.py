@@ -77,7 +77,8 @@ def _source(export: Export, run: Json) -> list[Json]:
     """The items that stand in a run's source, or in a file of it that is in the export."""
     source = (run.get("data_source") or {}).get("source") or {}
     if source.get("type") == "file_content":
-        return [one for one in source.get("content") or () if isinstance(one, Mapping)]
+        content = source.get("content")
+        return [one for one in content if isinstance(one, Mapping)] if isinstance(content, list) else []
     path = export.files.get(str(source.get("id"))) if source.get("type") == "file_id" else None
     if path is None:
         return []
@@ -131,7 +132,8 @@ def _template(run: Json | None) -> list[tuple[str, str]] | None:
     if messages.get("type") != "template":
         return None
     turns = []
-    for turn in messages.get("template") or ():
+    template = messages.get("template")
+    for turn in template if isinstance(template, list) else ():
         text = _text(turn.get("content")) if isinstance(turn, Mapping) else None
         if text is None:
             return None

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.service.moving import layout
+from tunesmith.service.moving.told import fault_of
 
 Json = Mapping[str, Any]
 
@@ -84,8 +85,13 @@ def read_export(folder: Path) -> Export:
     for path in sorted(one for one in folder.rglob("*") if one.suffix in (".json", ".jsonl") and one.is_file()):
         for told in _objects(path, problems):
             kind = _KINDS.get(str(told.get("object")))
-            if kind is not None:
+            if kind is None:
+                continue
+            fault = fault_of(kind, told)
+            if fault is None:
                 found[kind].append((path, told))
+            else:
+                problems.append(fault)
     if not (found["jobs"] or found["evals"] or found["completions"]):
         seen = "; ".join(problems[:5])
         raise DataError(

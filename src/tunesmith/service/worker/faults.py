@@ -43,7 +43,7 @@ def fault_of(error: Exception, home: Path) -> dict[str, Any]:
         found := [one for one in getattr(error, "findings", ()) if one.severity == "error"]
     ):
         return _of_findings(found)
-    if type(error).__name__ == "DivergenceError":
+    if isinstance(error, TunesmithError) and type(error).__name__ == "DivergenceError":
         said = f"The training diverged: {error.what}. Create the job again with a smaller learning_rate_multiplier."
         return fault("invalid_hyperparameters", said, "hyperparameters.learning_rate_multiplier")
     memory = out_of_memory(error)

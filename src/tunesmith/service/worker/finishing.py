@@ -74,7 +74,7 @@ def finish(desk: Desk, result: Result) -> None:
 def checkpoint_at(desk: Desk, step: int) -> list[Checkpoint | Model]:
     """The model of a step at which the job stopped, with its record: both are still to be added.
 
-    None where there is one of that step already. Raises what `finish` does.
+    Nothing where there is one of that step already. Raises what `finish` does.
     """
     job, folder = desk.job(), RunFolder.open(desk.run)
     if any(one.step == step for one in desk.store.all(Checkpoint, {"job_id": job.id})):

@@ -174,6 +174,8 @@ class Supervisor:
             return 0.0
         desk = Desk(self.settings, store, blobs, order.lease, job.id, job.flavour, patience=0.0)
         if order.kind == "evidence":
+            if job.evidence not in ("pending", "running"):  # it was told to stop on its way out, all work done
+                return 0.0
             again = hand.killed or hand.told
             error = None if again else f"the process ended unexpectedly ({_named(code) or f'exit code {code}'})"
             desk.write(only_from=["succeeded"], evidence="pending" if again else "failed", evidence_error=error)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.service.catalogue import shown_base
 from tunesmith.service.dialect.azure.errors import job_error
+from tunesmith.service.evidence import evidence_object
 from tunesmith.service.jobs.events import kind_of, shown_data
 from tunesmith.service.jobs.names import root_of
 from tunesmith.service.jobs.request import AUTO
@@ -60,7 +61,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "metadata": dict(job.metadata) if job.metadata else None,
         "organization_id": None,
         "integrations": [dict(one) for one in job.integrations] or None,
-        "evidence": {"status": job.evidence, "error": job.evidence_error},
+        "evidence": evidence_object(job),
     }
     if "trainingType" in job.extra:
         told["trainingType"] = job.extra["trainingType"]

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.context import Service, service_of
 from tunesmith.service.errors import ApiError
+from tunesmith.service.evidence import evidence_object, report_html, report_of
 from tunesmith.service.http import list_body, metadata_query, paging
 from tunesmith.service.jobs import operations, permissions
 from tunesmith.service.jobs.events import shown_data
@@ -70,7 +71,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "eval_id": None,
         "method": dict(job.method),
         "resolved": dict(job.resolved),
-        "evidence": {"status": job.evidence, "error": job.evidence_error},
+        "evidence": evidence_object(job),
     }
 
 
@@ -167,8 +168,6 @@ def list_checkpoints(id: str, service: _Service, page: _Ten) -> dict[str, Any]:
 @router.get("/jobs/{id}/report", response_model=None)
 def report(id: str, request: Request, service: _Service) -> Response:
     """Baselines, scores and verdict of a job's model: JSON, or the report's page where HTML is asked for."""
-    from tunesmith.service.evidence import report_html, report_of
-
     job = operations.find_job(service, id)
     if "text/html" in request.headers.get("accept", ""):
         page = report_html(service, job)
