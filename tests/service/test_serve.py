@@ -32,6 +32,7 @@ from tests.service.apps import Served, make_service, served
 from tests.service.live import live_server
 from tests.service.scripted import ScriptedEngine
 from tunesmith.cli.main import invoke
+from tunesmith.cli.serve import described
 from tunesmith.errors import RecipeError, ResourceError
 from tunesmith.service import connections
 from tunesmith.service.configuring import read_settings
@@ -444,6 +445,16 @@ def test_the_lines_to_paste(capsys: Any) -> None:
         "export AZURE_OPENAI_API_KEY='a b'",
         "export OPENAI_API_VERSION=2024-10-21",
     ]
+
+
+def test_the_same_for_programs(tmp_path: Path, capsys: Any) -> None:
+    assert invoke(["env", "--json"]) == 0
+    variables = json.loads(capsys.readouterr().out)
+    assert variables["OPENAI_BASE_URL"] == "http://127.0.0.1:8000/v1"
+    told = described("http://127.0.0.1:8000", ServeSettings(home=tmp_path))
+    assert told["environment"] == variables and not told["keys_required"]
+    closed = described("http://127.0.0.1:8000", ServeSettings(home=tmp_path, require_key=True))
+    assert not [name for name in closed["environment"] if name.endswith("KEY")]
 
 
 def test_what_is_said_at_the_start(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunesmith.cli.options import FOLDER
+from tunesmith.cli.options import FOLDER, json_option
+from tunesmith.cli.output import print_json
 from tunesmith.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ NAMES_SHOWN = 3
 @click.option("--no-worker", is_flag=True, help="Leave the jobs to `tunesmith worker`.")
 @click.option("--no-evidence", is_flag=True, help="Do not measure what a job was worth after it has succeeded.")
 @click.option("--log", metavar="FILE", help="Log file; - is standard error; default logs/server.jsonl in home.")
+@json_option
 def command(
-    home: Path | None, file: Path | None, devices: tuple[str, ...], no_worker: bool, no_evidence: bool, log: str | None,
-    **flags: Any,
+    home: Path | None, file: Path | None, devices: tuple[str, ...], no_worker: bool, no_evidence: bool,
+    log: str | None, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Serve fine-tuning, models and answers to programs written for OpenAI and Azure OpenAI.
 
@@ -62,7 +64,9 @@ def command(
             "evidence": False if no_evidence else None,
         },
     )
-    serve(settings, lambda url: click.echo(greeting(url, settings)))
+    serve(
+        settings, lambda url: print_json(described(url, settings)) if as_json else click.echo(greeting(url, settings))
+    )
 
 
 def _server() -> Callable[[ServeSettings, Callable[[str], None]], None]:
@@ -103,16 +107,35 @@ def settings_from(home: Path | None, file: Path | None, log: str | None, flags: 
     return replace(settings, log=Path(log) if log else settings.log or settings.home / "logs" / "server.jsonl")
 
 
-def environment_lines(url: str, key: str) -> list[str]:
-    """What clients read from the environment, as lines for a shell."""
-    variables = {
+def environment(url: str, key: str) -> dict[str, str]:
+    """What clients read from the environment."""
+    return {
         "OPENAI_BASE_URL": f"{url}/v1",
         "OPENAI_API_KEY": key,
         "AZURE_OPENAI_ENDPOINT": url,
         "AZURE_OPENAI_API_KEY": key,
         "OPENAI_API_VERSION": "2024-10-21",
     }
-    return [f"export {name}={value}" for name, value in variables.items()]
+
+
+def environment_lines(url: str, key: str) -> list[str]:
+    """The same as lines for a shell."""
+    return [f"export {name}={value}" for name, value in environment(url, key).items()]
+
+
+def described(url: str, settings: ServeSettings) -> dict[str, Any]:
+    """What `serve --json` prints once it listens; without a key in it where a real one is needed."""
+    variables = environment(url, "local")
+    if settings.keys_required:
+        variables = {name: value for name, value in variables.items() if not name.endswith("_KEY")}
+    return {
+        "url": url,
+        "environment": variables,
+        "keys_required": settings.keys_required,
+        "aliases": dict(settings.aliases),
+        "home": str(settings.home),
+        "log": str(settings.log) if settings.log else None,
+    }
 
 
 def greeting(url: str, settings: ServeSettings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tunesmith.data.chat import SYSTEM_ROLES
 from tunesmith.data.types import Example, Message, offering
 from tunesmith.tasks.types import Task
 
@@ -37,19 +38,22 @@ def asking_conversation(
     the answer, message by message. The example's tools are offered with its first question.
     """
     instruction = task.full_instruction if full else task.instruction
-    own, turns = _leading_system(example.prompt)
-    shown = [turn for shot in shots for turn in (*_leading_system(shot.prompt)[1], answer_message(task, shot))]
+    own, turns = leading_system(example.prompt)
+    shown = [turn for shot in shots for turn in (*leading_system(shot.prompt)[1], answer_message(task, shot))]
     turns = offering(turns, example.tools, example.parallel_tool_calls)
-    return (*_system_message([instruction, *own]), *shown, *turns)
+    return (*system_message([instruction, *own]), *shown, *turns)
 
 
-def _system_message(parts: Sequence[str]) -> tuple[Message, ...]:
+def system_message(parts: Sequence[str]) -> tuple[Message, ...]:
     """At most one system message from those parts that say something."""
     text = "\n\n".join(part for part in parts if part.strip())
     return (Message("system", text),) if text else ()
 
 
-def _leading_system(messages: Sequence[Message]) -> tuple[list[str], tuple[Message, ...]]:
-    """The contents of the system messages a conversation begins with, and the turns after them."""
-    start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+def leading_system(messages: Sequence[Message]) -> tuple[list[str], tuple[Message, ...]]:
+    """The contents of the system messages a conversation begins with, and the turns after them.
+
+    `developer` is another word for `system`, and most chat templates know only that one.
+    """
+    start = next((i for i, message in enumerate(messages) if message.role not in SYSTEM_ROLES), len(messages))
     return [message.content for message in messages[:start]], tuple(messages[start:])

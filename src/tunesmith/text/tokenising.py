@@ -33,8 +33,8 @@ from tunesmith.text.store import Packed, StoredSamples, StoreWriter, id_type, pa
 _BLOCK = 2_000
 """Conversations tokenised together where they come one by one."""
 _TOOLS = "tools.pickle"
-_FORMAT = 1
-"""Of what is written here; a change of rendering or of the files must change it."""
+_FORMAT = 2
+"""Of what is written here; a change of the files, or of the turns that rows become, must change it."""
 
 Done = Callable[[int], None]
 """Hears how many conversations are tokenised."""

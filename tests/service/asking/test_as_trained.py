@@ -32,6 +32,8 @@ PARTS = [{"type": "text", "text": "On, "}, {"type": "text", "text": "please."}]
 ROWS: dict[str, dict[str, Any]] = {
     "question": {"messages": [USER, ANSWER]},
     "system": {"messages": [SYSTEM, USER, ANSWER]},
+    "developer": {"messages": [{**SYSTEM, "role": "developer"}, USER, ANSWER]},
+    "developer with tools": {"messages": [{**SYSTEM, "role": "developer"}, USER, ANSWER], "tools": TOOLS},
     "empty system": {"messages": [{"role": "system", "content": " "}, USER, ANSWER]},
     "many turns": {"messages": [SYSTEM, USER, ANSWER, USER, ANSWER, USER, ANSWER]},
     "parts": {"messages": [{**USER, "content": PARTS}, ANSWER]},
@@ -73,6 +75,7 @@ def test_rows_are_asked_as_they_were_learnt(asked: tuple[TestClient, ScriptedEng
     example = Example("1", content.messages, content.expected, 1, "rows", tools=content.tools,
                       parallel_tool_calls=content.parallel_tool_calls)  # fmt: skip
     learnt = asking_conversation(TASK, example)
+    assert {turn.role for turn in learnt} <= {"system", "user", "assistant", "tool"}, "what templates know"
     reply = client.post("/v1/chat/completions", json={"model": "gpt-4o", **row, "messages": row["messages"][:-1]})
     assert reply.status_code == 200, reply.text
     assert engine.asks[-1].prompt == learnt

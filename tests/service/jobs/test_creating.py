@@ -108,10 +108,23 @@ def test_a_job_on_a_tuned_model_goes_on_from_it(service: Service, client: TestCl
     job = create(client, model=tuned.id, training_file=train.id).json()
     kept = service.store.get(Job, job["id"])
     assert kept is not None
-    assert (job["model"], kept.base, kept.extra) == (tuned.id, "embedded:base", {"starts_from": tuned.id})
+    assert (job["model"], kept.base) == (tuned.id, "embedded:base")
+    assert kept.extra == {"starts_from": tuned.id, "first_base": "embedded:base"}
     first = service.store.all(Event, {"job_id": job["id"]})[0].message
     said = f"it goes on from {tuned.id}, which was tuned on the local base embedded:base"
     assert first == f"Created fine-tuning job: {job['id']} ({said})"
+
+
+def test_a_job_on_a_model_that_was_tuned_twice_names_the_first_base(service: Service, client: TestClient) -> None:
+    train = a_file(service, chat_rows(10))
+    first = Model("ft:gpt-4o-mini-2024-07-18:o::abcdefgh", 1, "o", "tuned", "embedded:base", "models/x")
+    service.store.add(first)
+    job = create(client, model=first.id, training_file=train.id).json()
+    merged = str(service.settings.home / "models" / "merged" / "0123abcd")
+    again = Model("ft:gpt-4o-mini-2024-07-18:o::ijklmnop", 2, "o", "tuned", merged, "models/y", job_id=job["id"])
+    service.store.add(again)
+    job = create(client, model=again.id, training_file=train.id).json()
+    assert "on the local base embedded:base)" in service.store.all(Event, {"job_id": job["id"]})[0].message
 
 
 def test_hyperparameters_in_either_place_are_the_same(service: Service, client: TestClient) -> None:

@@ -75,7 +75,7 @@ def test_unknown_jobs(live: tuple[Service, openai.OpenAI]) -> None:
     for call in calls:
         with pytest.raises(openai.NotFoundError) as refused:
             call("ftjob-nothing")
-        assert refused.value.code == "fine_tune_not_found"
+        assert (refused.value.code, refused.value.param) == ("fine_tune_not_found", "fine_tune_id")
         assert "Could not find fine tune: ftjob-nothing" in refused.value.message
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from tunesmith.data.types import Message, ToolCall, Toolset
 from tunesmith.service.asking.chat_request import Call, ChatMessage
 from tunesmith.service.validation import Problem, refusal
+from tunesmith.tasks.conversation import leading_system, system_message
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _OTHER_PARTS = frozenset({"image_url", "input_image", "input_audio", "file", "input_file"})
@@ -38,10 +39,8 @@ def as_trained(turns: Sequence[Message], offered: Toolset | None) -> tuple[Messa
     """The conversation as `tasks.conversation` makes it of a row: the system messages that it begins with are one, and
     none where they say nothing; tools are offered at the first question, or where nobody asks at the first turn.
     """
-    start = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
-    system = "\n\n".join(turn.content for turn in turns[:start] if turn.content.strip())
-    first = [Message("system", system)] if system else []
-    return _offering([*first, *turns[start:]] or list(turns[:1]), offered)
+    said, others = leading_system(turns)
+    return _offering((*system_message(said), *others) or turns[:1], offered)
 
 
 def shortened(
@@ -53,7 +52,7 @@ def shortened(
     whole = as_trained(turns, offered)
     if fits(whole):
         return whole
-    start = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    start = len(leading_system(turns)[0])
     questions = [i for i in range(start + 1, len(turns)) if turns[i].role == "user"]
     if not questions:
         return whole

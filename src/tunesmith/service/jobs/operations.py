@@ -22,7 +22,7 @@ from tunesmith.service.jobs.lifecycle import ALLOWED, Action
 from tunesmith.service.jobs.preferences import refuse_method
 from tunesmith.service.jobs.request import AUTO, LARGEST_SEED, JobRequest
 from tunesmith.service.store.interface import Found, Page
-from tunesmith.service.store.nouns import Checkpoint, Event, File, Job, JobStatus, Wish
+from tunesmith.service.store.nouns import Checkpoint, Event, File, Job, JobStatus, Model, Wish
 from tunesmith.service.worker.tidying import forget
 
 PURPOSE = "fine-tune"
@@ -77,9 +77,9 @@ def create_job(service: Service, request: JobRequest, flavour: Flavour = "openai
         hyperparameters=hyperparameters,
         evidence="pending" if service.settings.evidence else "none",
         flavour=flavour,
-        extra=_extra(request, model.record.id if model.record is not None and model.record.adapter else None),
+        extra=_extra(service, request, model.record),
     )
-    drafts = [events.created(job, shown_base(job.base)), events.validating(job), *_remarks(request, asked)]
+    drafts = [events.created(job, first_base(job)), events.validating(job), *_remarks(request, asked)]
     service.store.add_all([job, *_numbered(job, drafts, now)])
     return job
 
@@ -87,6 +87,11 @@ def create_job(service: Service, request: JobRequest, flavour: Flavour = "openai
 def supervised(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """`method` of a supervised job."""
     return {"type": "supervised", "supervised": {"hyperparameters": dict(hyperparameters)}}
+
+
+def first_base(job: Job) -> str:
+    """The base below everything that a job's model has learnt, as it is told to a client."""
+    return str(job.extra.get("first_base") or shown_base(job.base))
 
 
 def find_job(service: Service, id: str) -> Job:
@@ -247,9 +252,15 @@ def _refuse_too_many(service: Service) -> None:
         )
 
 
-def _extra(request: JobRequest, starts_from: str | None) -> dict[str, Any]:
-    """What has no field of its own: Azure's tier, and the tuned model that the job goes on from."""
-    found = {"trainingType": request.trainingType, "starts_from": starts_from}
+def _extra(service: Service, request: JobRequest, model: Model | None) -> dict[str, Any]:
+    """What has no field of its own: Azure's tier, and where a job on a tuned model begins.
+
+    `first_base` is what that model was tuned on at the very first; its `base` may be another tuned model, merged.
+    """
+    found = {"trainingType": request.trainingType}
+    if model is not None and model.adapter:
+        before = service.store.get(Job, model.job_id) if model.job_id else None
+        found |= {"starts_from": model.id, "first_base": first_base(before) if before else shown_base(model.base)}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -83,13 +83,10 @@ def _absent(request: JobRequest, files: Mapping[str, Path]) -> list[dict[str, An
                 except TemplateError:
                     lines.append(row.line)
             if lines:
-                problems.append(
-                    {
-                        "message": f"The grader asks for '{show_path(path)}', which {len(lines):,} of the {len(rows):,} "
-                        f"rows of {getattr(request, field)} do not have; the first is line {lines[0]:,}.",
-                        "param": field,
-                        "code": f"invalid_{field}",
-                        "lines": lines[:MOST_LINES],
-                    }
+                message = (
+                    f"The grader asks for '{show_path(path)}', which {len(lines):,} of the {len(rows):,} rows of "
+                    f"{getattr(request, field)} do not have; the first is line {lines[0]:,}."
                 )
+                told = {"message": message, "param": field, "code": f"invalid_{field}", "lines": lines[:MOST_LINES]}
+                problems.append(told)
     return problems

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.recipe.schema import Base, Columns, Data, Evaluate, Goal, Method, Recipe, Split, Task, Train
-from tunesmith.service.catalogue import shown_base
 from tunesmith.service.jobs.hyperparameters import NAMES, Resolved, resolve_hyperparameters
-from tunesmith.service.jobs.operations import MOST_CHECKPOINTS, supervised
+from tunesmith.service.jobs.operations import MOST_CHECKPOINTS, first_base, supervised
 from tunesmith.service.jobs.rules import Checked, RowsKind
 from tunesmith.service.store.nouns import Job
 
@@ -186,7 +185,7 @@ def _resolved(job: Job, checked: Checked, numbers: Resolved) -> dict[str, Any]:
     method, train = Method(), Train()
     alpha = 2 * method.rank if method.alpha == "auto" else method.alpha
     return {
-        "base": shown_base(job.base),
+        "base": first_base(job),
         "starts_from": job.extra.get("starts_from"),
         "method": method.type,
         "rank": method.rank,
