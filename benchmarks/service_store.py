@@ -44,12 +44,15 @@ def serve(home: str, listening: socket.socket) -> None:
     from tunesmith.service.catalogue import StoreCatalogue
     from tunesmith.service.context import Service
     from tunesmith.service.settings import ServeSettings
+    from tunesmith.service.settling import settle
     from tunesmith.service.store import open_store
 
     settings = ServeSettings(home=Path(home))
     store, blobs = open_store(settings)
     service = Service(settings, store, blobs, StoreCatalogue(settings, store), None)
-    uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning")).run([listening])
+    app = make_app(service)
+    settle()  # as `tunesmith serve` does
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listening])
 
 
 @contextmanager

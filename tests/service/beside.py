@@ -63,7 +63,7 @@ def served_beside(
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        make_app(made, lifespan=lifespan), log_level="warning", lifespan="on", timeout_graceful_shutdown=1
+        make_app(made, lifespan=lifespan), log_config=None, lifespan="on", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -22,7 +22,7 @@ from tunesmith.service.app import make_app
 from tunesmith.service.entrance import flavour_of_path
 from tunesmith.service.errors import ApiError
 from tunesmith.service.http import Body, Metadata, list_body, metadata_query, paging
-from tunesmith.service.limits import DEEPEST, check_json
+from tunesmith.service.json_check import DEEPEST, MOST_VALUES, check_json
 from tunesmith.service.store.interface import Page, UnknownCursorError
 
 SECRET = "/home/somebody/secret-folder"

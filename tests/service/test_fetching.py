@@ -74,6 +74,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             time.sleep(0.02)
 
+    def _slow_headers(self) -> None:
+        for number in range(200):
+            try:
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n" if number == 0 else b"X-More: 1\r\n")
+            except OSError:
+                return
+            time.sleep(0.05)
+
     def _garbage(self) -> None:
         self.wfile.write(b"this is no HTTP\r\n\r\n")
 
@@ -143,6 +151,13 @@ def test_no_more_than_the_limit_is_read(far: str, path: str) -> None:
     with refused() as told:
         read(far + path, most=2_000)
     assert "it is larger than" in told["message"]
+
+
+def test_headers_that_drip_are_cut_off(far: str) -> None:
+    began = time.monotonic()
+    with refused() as told:
+        read(far + "/slow-headers", seconds=0.4)
+    assert "not there within" in told["message"] and time.monotonic() - began < 2
 
 
 def test_a_sender_that_drips_is_left(far: str) -> None:

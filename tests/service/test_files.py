@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -235,6 +237,15 @@ def test_a_large_file_is_looked_at_by_another_process(client: TestClient, monkey
     assert here[0]["errors"] and send(client, good).json()["report"] == here[0]
     there = send(client, bad)
     assert (there.status_code, there.json()) == (400, here[1].json()) and len(there.json()["error"]["details"]) == 2
+
+
+def test_a_process_that_looks_at_a_file_ends_with_the_server(tmp_path: Path) -> None:
+    """Killed or not: the end of the pipe that it was given is the end of it, long before the file's."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(chat(20_000)))
+    command = [sys.executable, "-m", "tunesmith.service.file_checks_apart", str(path), "a.jsonl", "fine-tune", "openai"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.communicate(timeout=60)[0] == b"" and process.returncode == 1
 
 
 def test_other_names_other_purposes(client: TestClient, service: Service) -> None:

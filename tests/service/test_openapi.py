@@ -183,7 +183,7 @@ def never_fails(case: Any) -> int:
 
 
 def test_no_request_makes_the_service_fail(api: Api) -> None:
-    failures = check(api, 2)
+    failures = check(api, 1)
     assert not failures, "\n\n".join(failures)
 
 

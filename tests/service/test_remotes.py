@@ -53,6 +53,12 @@ def test_it_is_listed_without_its_address(client: OpenAI) -> None:
     assert "127.0.0.1" not in str(client.models.list().model_dump())
 
 
+def test_its_tokens_are_not_counted_here(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="tokens are not known here") as caught:
+        client.responses.input_tokens.count(model="far", input="q")
+    assert caught.value.param == "model"
+
+
 def test_nothing_is_trained_on_it(client: OpenAI) -> None:
     file = client.files.create(file=("rows.jsonl", rows()), purpose="fine-tune")
     with pytest.raises(BadRequestError) as caught:

@@ -23,7 +23,9 @@ from starlette.testclient import TestClient
 from tests.service.apps import client_of, make_service
 from tests.service.azure.serving import served
 from tests.service.test_files import Clock, blobs_of, chat, lines
+from tunesmith.service import uploading
 from tunesmith.service.context import Service
+from tunesmith.service.errors import ApiError
 from tunesmith.service.filing import sweep
 from tunesmith.service.settings import Limits
 from tunesmith.service.store.nouns import File, Upload, UploadPart
@@ -171,6 +173,38 @@ def test_a_completion_that_was_cut_off_is_finished(client: TestClient, service: 
         found = service.store.get(Upload, upload)
         assert found is not None and found.status == "completed"
     assert service.store.count(File) == 2
+
+
+@pytest.mark.parametrize("moment", ["before it is read", "after its file was made"])
+def test_an_upload_that_is_cancelled_while_it_is_completed_leaves_no_file(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    upload = begin(client).json()["id"]
+    sent = part(client, upload, DATA).json()["id"]
+    name = "_parts" if moment == "before it is read" else "create_file"
+    real = getattr(uploading, name)
+
+    def cancelled_then(*arguments: Any, **more: Any) -> Any:
+        found = real(*arguments, **more)
+        assert uploading.cancel_upload(service, upload).status == "cancelled"
+        return found
+
+    monkeypatch.setattr(uploading, name, cancelled_then)
+    refused = complete(client, upload, sent)
+    assert refused.status_code == 400 and "is cancelled, and cannot be completed" in refused.json()["error"]["message"]
+    assert service.store.get(Upload, upload).status == "cancelled"  # type: ignore[union-attr]
+    assert service.store.all(File) == () and service.store.all(UploadPart) == () and blobs_of(service) == []
+
+
+def test_a_part_that_comes_after_the_end_is_not_kept(client: TestClient, service: Service) -> None:
+    upload = service.store.get(Upload, begin(client).json()["id"])
+    assert upload is not None
+    writer = service.blobs.writer()
+    writer.write(b"late")
+    uploading.cancel_upload(service, upload.id)
+    with pytest.raises(ApiError, match="takes no more parts"):
+        uploading.add_part(service, upload, writer)
+    assert service.store.all(UploadPart) == () and blobs_of(service) == []
 
 
 @pytest.mark.parametrize(

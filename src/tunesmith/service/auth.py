@@ -72,7 +72,9 @@ class Strangers:
                     code="host_not_allowed",
                 )
             origin = headers.get("origin")
-            if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+            foreign = origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}")
+            # Images, scripts and links of other sites come without an origin.
+            if foreign or headers.get("sec-fetch-site", "").lower() in ("cross-site", "same-site"):
                 raise ApiError(403, "Requests from pages of other sites are not answered.", code="origin_not_allowed")
         await self.app(scope, receive, send)
 

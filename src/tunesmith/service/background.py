@@ -22,7 +22,6 @@ from tunesmith.service.evals.operations import LIVE
 from tunesmith.service.evals.running import run_eval, settle_run
 from tunesmith.service.gate import Gate
 from tunesmith.service.inner import Inner, Post, Reply
-from tunesmith.service.store.interface import Store
 from tunesmith.service.store.nouns import Batch, EvalRun, Lease
 
 log = logging.getLogger("tunesmith.service")
@@ -49,18 +48,21 @@ class Sort:
     stopping: tuple[str, ...]
     do: Callable[[Service, Post, Gate, Any], Awaitable[None]]
     settle: Callable[[Service, Any], Awaitable[None]]
-    fault: Callable[[Mapping[str, str]], dict[str, Any]]
+    fault: Callable[[Any, Mapping[str, str], int], dict[str, Any]]
 
 
 SORTS = (
-    Sort(EvalRun, LIVE, ("canceled",), run_eval, settle_run, lambda told: {"error": told}),
+    Sort(EvalRun, LIVE, ("canceled",), run_eval, settle_run, lambda run, told, now: {"error": told}),
     Sort(
         Batch,
         (*RUNNING, "cancelling"),
         ("cancelling",),
         run_batch,
         settle_batch,
-        lambda told: {"errors": {"object": "list", "data": [{**told, "line": None, "param": None}]}},
+        lambda batch, told, now: {
+            "errors": {"object": "list", "data": [{**told, "line": None, "param": None}]},
+            "moments": {**batch.moments, "failed_at": now},
+        },
     ),
 )
 
@@ -126,7 +128,7 @@ class Background:
         except Exception:
             # One run that meets a mistake of ours must not end the others.
             log.exception("work in the background failed", extra={"work": name})
-            await asyncio.to_thread(_fail, store, sort, record.id)
+            await asyncio.to_thread(_fail, self.service, sort, record.id)
         finally:
             await asyncio.shield(asyncio.to_thread(store.release, lease))
 
@@ -173,9 +175,12 @@ async def _ended(work: asyncio.Task[None]) -> None:
     await asyncio.wait({work})
 
 
-def _fail(store: Store, sort: Sort, id: str) -> None:
+def _fail(service: Service, sort: Sort, id: str) -> None:
     told = {"code": "server_error", "message": "The server had an error while working on this."}
-    store.move(sort.record, id, "failed", only_from=sort.open, **sort.fault(told))
+    record = service.store.get(sort.record, id)
+    if record is not None:
+        fields = sort.fault(record, told, service.now())
+        service.store.move(sort.record, id, "failed", only_from=sort.open, **fields)
 
 
 def patient(post: Post) -> Post:

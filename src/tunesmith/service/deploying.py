@@ -74,13 +74,16 @@ def put_deployment(
     kept = {**properties, "provisioningState": "Creating"}
     id = account.id(name)
     made = Deployment(id, service.now(), name, target, dict(sku), kept)
-    try:
-        service.store.add(made)
-    except ValueError:
-        # There is one of this name, of whatever writing; it keeps its age.
-        changed = service.store.update(Deployment, id, model=target, sku=made.sku, properties=kept)
-        return changed or made, False
-    return made, True
+    while True:
+        try:
+            service.store.add(made)
+        except ValueError:
+            # There is one of this name, of whatever writing; it keeps its age, unless it is deleted in this moment.
+            changed = service.store.update(Deployment, id, model=target, sku=made.sku, properties=kept)
+            if changed is not None:
+                return changed, False
+        else:
+            return made, True
 
 
 async def settle(service: Service, deployment: Deployment) -> Deployment:

@@ -33,6 +33,7 @@ ROOTS = ("/openai/v1", "/openai", "/v1")
 """Where the dialects begin, the longer before the shorter."""
 
 _DEPLOYMENTS = re.compile(r"/subscriptions/", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(slots=True)
@@ -108,6 +109,9 @@ class Entrance:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, begun: Callable[[], bool]) -> None:
         visit = visit_of(scope)
         try:
+            if _CONTROL.search(visit.path):
+                # No name has them, and patterns of paths take the end of a line for the end of a path.
+                raise ApiError(404, f"Invalid URL ({visit.method[:20]} {visit.path[:200]})")
             await self.app(scope, receive, send)
         except ClientDisconnect:
             return

@@ -12,9 +12,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -58,22 +59,22 @@ def looked_up(host: str, port: int) -> list[str]:
 @contextmanager
 def fetched(url: str, rules: Rules, lookup: Lookup = looked_up) -> Iterator[Iterator[bytes]]:
     """The bytes behind an address, in pieces. Raises `ApiError` 400 `fileImportFailed`, also while they are read."""
-    until = time.monotonic() + rules.seconds
-    for _ in range(_MOST_REDIRECTS + 1):
-        connection, answer = _asked(url, rules, lookup)
-        try:
-            if answer.status in _REDIRECTS:
-                url = _next(url, answer.headers.get("location"))
-                continue
-            if answer.status != 200:
-                raise failed(f"its server answered with status {answer.status}")
-            if (answer.length or 0) > rules.most:
-                raise _too_large(rules)
-            yield _pieces(answer, rules, until)
-            return
-        finally:
-            connection.close()
-    raise failed(f"it redirects more than {_MOST_REDIRECTS} times")
+    with closing(_Clock(rules.seconds)) as clock:
+        for _ in range(_MOST_REDIRECTS + 1):
+            connection, answer = _asked(url, rules, lookup, clock)
+            try:
+                if answer.status in _REDIRECTS:
+                    url = _next(url, answer.headers.get("location"))
+                    continue
+                if answer.status != 200:
+                    raise failed(f"its server answered with status {answer.status}")
+                if (answer.length or 0) > rules.most:
+                    raise _too_large(rules)
+                yield _pieces(answer, rules, clock)
+                return
+            finally:
+                connection.close()
+        raise failed(f"it redirects more than {_MOST_REDIRECTS} times")
 
 
 def failed(reason: str) -> ApiError:
@@ -86,7 +87,9 @@ def failed(reason: str) -> ApiError:
     )
 
 
-def _asked(url: str, rules: Rules, lookup: Lookup) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+def _asked(
+    url: str, rules: Rules, lookup: Lookup, clock: _Clock
+) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     parts = checked_url(url)
     host, secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
@@ -94,7 +97,7 @@ def _asked(url: str, rules: Rules, lookup: Lookup) -> tuple[http.client.HTTPConn
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     reasons: OSError | http.client.HTTPException | None = None
     for address in addresses:
-        connection = _Pinned(host, port, address, secure, rules.patience)
+        connection = _Pinned(host, port, address, secure, rules.patience, clock)
         try:
             connection.request(
                 "GET", target, headers={"Accept": "*/*", "User-Agent": "tunesmith", "Connection": "close"}
@@ -103,7 +106,7 @@ def _asked(url: str, rules: Rules, lookup: Lookup) -> tuple[http.client.HTTPConn
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             reasons = error
-    raise failed(_why(reasons)) from reasons
+    raise failed(clock.told if clock.over else _why(reasons)) from reasons
 
 
 def checked_url(url: str) -> SplitResult:
@@ -136,12 +139,12 @@ def _next(url: str, location: str | None) -> str:
     if not location:
         raise failed("it redirects to nowhere")
     target = urljoin(url, location)
-    if url.startswith("https:") and not target.startswith("https:"):
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise failed("it redirects from https to something less")
     return target
 
 
-def _pieces(answer: http.client.HTTPResponse, rules: Rules, until: float) -> Iterator[bytes]:
+def _pieces(answer: http.client.HTTPResponse, rules: Rules, clock: _Clock) -> Iterator[bytes]:
     size, announced = 0, answer.length
     try:
         # read1 takes what is there, so that one who sends a byte now and then does not hold us beyond the limit.
@@ -149,11 +152,13 @@ def _pieces(answer: http.client.HTTPResponse, rules: Rules, until: float) -> Ite
             size += len(piece)
             if size > rules.most:
                 raise _too_large(rules)
-            if time.monotonic() > until:
-                raise failed(f"it was not there within {rules.seconds:.0f} seconds")
+            if clock.over:
+                break
             yield piece
     except (OSError, http.client.HTTPException) as error:
-        raise failed(_why(error)) from error
+        raise failed(clock.told if clock.over else _why(error)) from error
+    if clock.over and size != announced:
+        raise failed(clock.told)
     if announced is not None and size != announced:
         raise failed("it ended in the middle")
 
@@ -173,16 +178,59 @@ def _why(error: BaseException | None) -> str:
     return "the connection to its server failed"
 
 
+class _Clock:
+    """Cuts a connection off when the time for all of it is over, whatever it waits for: a server that sends a byte of
+    its headers now and then always answers in time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.told = f"it was not there within {seconds:.0f} seconds"
+        self._until = time.monotonic() + seconds
+        self._twin: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self._timer.start()
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def watch(self, connected: socket.socket) -> None:
+        """Keep a second hand on a connection: encryption takes the first one away."""
+        with self._lock:
+            self._let_go()
+            self._twin = connected.dup()
+        if self.over:
+            self._cut()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._let_go()
+
+    def _cut(self) -> None:
+        with self._lock, suppress(OSError):  # it may have ended by itself
+            if self._twin is not None:
+                self._twin.shutdown(socket.SHUT_RDWR)
+
+    def _let_go(self) -> None:
+        if self._twin is not None:
+            self._twin.close()
+            self._twin = None
+
+
 class _Pinned(http.client.HTTPConnection):
     """A connection to an address that was looked up and checked before, under the name of its host."""
 
-    def __init__(self, host: str, port: int, address: str, secure: bool, patience: float) -> None:
+    def __init__(self, host: str, port: int, address: str, secure: bool, patience: float, clock: _Clock) -> None:
         super().__init__(host, port, timeout=patience)
         self.default_port = 443 if secure else 80  # so that the Host header is written as the scheme has it
-        self._address, self._secure = address, secure
+        self._address, self._secure, self._clock = address, secure, clock
 
     def connect(self) -> None:
         plain = socket.create_connection((self._address, self.port), self.timeout)
+        self._clock.watch(plain)
         self.sock = (
             ssl.create_default_context().wrap_socket(plain, server_hostname=self.host) if self._secure else plain
         )

@@ -118,16 +118,24 @@ def get_file(service: Service, id: str) -> File:
 
 
 def list_files(service: Service, page: Page, purpose: str | None = None) -> Found[File]:
-    """A page of the files that are there; raises `UnknownCursorError`."""
+    """A page of the files that are there, without their reports; raises `UnknownCursorError`."""
     remove_expired(service)
-    return service.store.page(File, page, _SHOWN if purpose is None else {**_SHOWN, "purpose": purpose})
+    where = _SHOWN if purpose is None else {**_SHOWN, "purpose": purpose}
+    return service.store.page(File, page, where, without=("report",))
 
 
 def file_path(service: Service, file: File) -> Path:
-    """Where the bytes of a file lie. Raises `ApiError` 400 while there are none."""
+    """Where the bytes of a file lie. Raises `ApiError`: 400 while there are none, 404 where the file was deleted since,
+    500 where the server has lost them.
+    """
     if file.blob is None:
         raise invalid(f"File {file.id} is not ready: its status is {file.status}.", param="id")
-    return service.blobs.path(file.blob)
+    try:
+        return service.blobs.path(file.blob)
+    except KeyError:
+        get_file(service, file.id)
+        message = f"The content of file {file.id} cannot be read on the server."
+        raise ApiError(500, message, param="id", code="server_error") from None
 
 
 def delete_file(service: Service, id: str) -> File:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from tunesmith.service.errors import ApiError, invalid
 from tunesmith.service.store.interface import Page
 
 METADATA_PAIRS, METADATA_KEY, METADATA_VALUE = 16, 64, 512
 """Most pairs, and the most characters of a key and of a value."""
+MOST_FAULTS = 1_000
+"""Of a body, beyond which they are counted only."""
 
 
 class Body(BaseModel):
@@ -22,6 +24,21 @@ class Body(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_few_faults(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """To tell a hundred thousand problems would take minutes, in which nobody else is answered."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if error.error_count() > MOST_FAULTS:
+                raise invalid(
+                    f"Your request has {error.error_count():,} problems, too many to tell. Compare it with the API's "
+                    "reference.",
+                    code="invalid_value",
+                ) from None
+            raise
 
 
 def metadata_faults(metadata: Mapping[str, str]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tunesmith.service.errors import ApiError
-from tunesmith.service.limits import check_json
+from tunesmith.service.json_check import check_json
 
 _MARK = b"\xef\xbb\xbf"
 

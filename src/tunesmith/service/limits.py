@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,19 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tunesmith.service.auth import asks_a_model
 from tunesmith.service.entrance import visit_of
 from tunesmith.service.errors import ApiError, invalid
+from tunesmith.service.json_check import check_json_aside
 from tunesmith.service.settings import Limits
 
 FORM_SLACK = 1_000_000
 """Bytes of a form beside its file."""
 SILENCE_SECONDS = 60.0
 """How long a client may send nothing while its body is awaited."""
+SLOWEST = 500
+"""Bytes a second that a body has to come with, on the whole: else a byte now and then would hold a place for ever."""
 DRAIN_SECONDS, DRAIN_BYTES = 20.0, 2_000_000_000
 """How much of a body that is refused is still read and thrown away: a client that is cut off while it writes never
 reads why."""
-DEEPEST = 100
-"""Most levels of nesting in JSON."""
-ON_THE_LOOP = 200_000
-"""Bytes of JSON that are parsed without leaving the event loop."""
 
 _FILES = re.compile(r"/(v1|openai|openai/v1|openai/deployments/[^/]+)/files/?")
 _PARTS = re.compile(r"/(v1|openai|openai/v1)/uploads/[^/]+/parts/?")
@@ -51,6 +48,7 @@ class Bodies:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        _check_framing(headers)
         body = _Body(receive, largest_body(scope["path"], self.limits), self.silence, headers)
 
         async def answered(message: Message) -> None:
@@ -77,6 +75,24 @@ def largest_body(path: str, limits: Limits) -> int:
     return limits.part + FORM_SLACK if _PARTS.fullmatch(path) else limits.body
 
 
+def _check_framing(headers: Headers) -> None:
+    """Raises `ApiError` 400 for a body of which it is not clear where it ends, or that is something else unpacked."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise ApiError(
+            400,
+            "Your request has both 'Content-Length' and 'Transfer-Encoding'. Send one of them.",
+            headers={"connection": "close"},
+        )
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            400,
+            f"Unsupported content encoding: {coding[:80]!r}. Send the body as it is, uncompressed.",
+            code="unsupported_content_encoding",
+            headers={"connection": "close"},
+        )
+
+
 class _Body:
     """One request's body as it comes in."""
 
@@ -87,7 +103,8 @@ class _Body:
         self.declared = _declared(headers.get("content-length"))
         self.ended = self.declared == 0 or (self.declared is None and "transfer-encoding" not in headers)
         self.waits_for_us = headers.get("expect", "").lower() == "100-continue"
-        self.started = self.stalled = False
+        self.stalled = False
+        self.begun: float | None = None
 
     async def receive(self) -> Message:
         if self.declared is not None and self.declared > self.largest:
@@ -101,22 +118,26 @@ class _Body:
                 return message
             data += message.get("body", b"")
         if data:
-            await _check_json(bytes(data))
+            await check_json_aside(bytes(data))
         return {"type": "http.request", "body": bytes(data), "more_body": False}
 
     async def _next(self) -> Message:
         """The next message. Behind the body that is the client's going, which may take as long as it likes."""
-        self.started = True
+        now = asyncio.get_running_loop().time()
+        if self.begun is None:
+            self.begun = now
         if self.ended:
             return await self.source()
+        slow = self.begun + self.silence + self.read / SLOWEST
         try:
-            async with asyncio.timeout(self.silence):
+            async with asyncio.timeout_at(min(now + self.silence, slow)):
                 message = await self.source()
         except TimeoutError:
             self.ended = self.stalled = True
-            raise ApiError(
-                408, f"The body of your request stopped arriving for {self.silence:g} seconds.", code="request_timeout"
-            ) from None
+            how = f"stopped arriving for {self.silence:g} seconds"
+            if slow < now + self.silence:
+                how = f"came slower than {SLOWEST} bytes a second"
+            raise ApiError(408, f"The body of your request {how}.", code="request_timeout") from None
         if message["type"] == "http.request":
             self.read += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)
@@ -133,7 +154,7 @@ class _Body:
 
     async def throw_away(self) -> None:
         """Read what is left, within bounds, before an early answer is sent."""
-        if self.ended or (self.waits_for_us and not self.started):
+        if self.ended or (self.waits_for_us and self.begun is None):
             return
         if self.declared is not None and self.declared > DRAIN_BYTES:
             return
@@ -165,63 +186,6 @@ def _declared(length: str | None) -> int | None:
     if length is None or not (length.isascii() and length.isdigit()):
         return None
     return int(length) if len(length) < 20 else 10**20  # more digits than Python would read
-
-
-async def _check_json(data: bytes) -> None:
-    """Raises `ApiError` 400 for JSON that the strict grammar does not know, or that would break what comes behind."""
-    if len(data) <= ON_THE_LOOP:
-        check_json(data)
-    else:
-        await asyncio.get_running_loop().run_in_executor(None, check_json, data)
-
-
-def check_json(data: bytes) -> None:
-    """See `_check_json`: NaN and infinities, numbers of thousands of digits, half a surrogate pair, nesting beyond
-    `DEEPEST`, bytes that are no UTF-8.
-    """
-    try:
-        parsed = json.loads(data, parse_constant=_no_constant, parse_float=_finite)
-    except RecursionError:
-        raise _unparsable(f"it is nested deeper than {DEEPEST} levels") from None
-    except UnicodeDecodeError as error:
-        raise _unparsable(f"it is not UTF-8 (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise _unparsable(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
-    except ValueError as error:
-        raise _unparsable("a number in it is too long" if "digits" in str(error) else str(error)) from None
-    if data.count(b"[") + data.count(b"{") > DEEPEST and _depth(parsed) > DEEPEST:
-        raise _unparsable(f"it is nested deeper than {DEEPEST} levels")
-    if b"\\u" in data:
-        try:
-            json.dumps(parsed, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise _unparsable("a text in it holds half of a surrogate pair (\\ud800 to \\udfff alone)") from None
-
-
-def _unparsable(why: str) -> ApiError:
-    return invalid(f"We could not parse the JSON body of your request: {why}.")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("a number in it is too large")
-    return value
-
-
-def _depth(value: Any) -> int:
-    """Levels of nesting, without recursion."""
-    deepest, waiting = 0, [(value, 1)]
-    while waiting:
-        one, level = waiting.pop()
-        if isinstance(one, dict | list):
-            deepest = max(deepest, level)
-            waiting.extend((inner, level + 1) for inner in (one.values() if isinstance(one, dict) else one))
-    return deepest
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -45,10 +46,15 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
 def answer_to(error: Exception, flavour: Flavour, request_id: str) -> JSONResponse:
     """The response for any error."""
     refused = as_api_error(error)
-    body = azure_body(refused) if flavour == "azure" else refused.body()
+    body = body_of(refused, flavour)
     if refused.status >= 500 and request_id:
         body["error"]["message"] += f" (Request {request_id})"
     return JSONResponse(body, status_code=refused.status, headers=dict(refused.headers))
+
+
+def body_of(refused: ApiError, flavour: Flavour) -> dict[str, Any]:
+    """A refusal's JSON, as the dialect has it."""
+    return azure_body(refused) if flavour == "azure" else refused.body()
 
 
 def as_api_error(error: BaseException, request: Request | None = None) -> ApiError:

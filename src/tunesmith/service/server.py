@@ -25,6 +25,7 @@ from tunesmith.service.app import make_app
 from tunesmith.service.catalogue import StoreCatalogue
 from tunesmith.service.context import Service
 from tunesmith.service.settings import ServeSettings
+from tunesmith.service.settling import settle
 from tunesmith.service.store import open_store
 from tunesmith.service.store.interface import Store
 from tunesmith.service.store.nouns import Key
@@ -64,11 +65,12 @@ def build_service(settings: ServeSettings) -> Service:
 
 @dataclass
 class Running:
-    """What lives beside the application while a server runs."""
+    """What lives beside the application while a server runs; `warmed` is called when its first model is in memory."""
 
     service: Service
     supervisor: Supervisor | None
     background: Background
+    warmed: Callable[[], None] = lambda: None
     ending: asyncio.Task[None] | None = field(default=None, init=False)
 
     def worker_check(self) -> str:
@@ -107,6 +109,7 @@ class Running:
             await self.service.engine.load(self.service.catalogue.model_of(name).ref)
         except TunesmithError as error:
             log.warning("the base %s could not be loaded: %s", aliases[name], error)
+        self.warmed()
 
     async def begin_to_end(self) -> None:
         """Have the worker stop at its next step, and background work where it is. Any number of calls do it once."""
@@ -183,6 +186,8 @@ def serve(settings: ServeSettings, started: Callable[[str], None] = lambda _: No
         logs.configure(settings.log)
         service = build_service(settings)
         server = make_server(service, _background(service), _supervisor(settings))
+        server.running.warmed = settle
+        settle()
         started(address(settings.host, listener.getsockname()[1]))
         server.run(sockets=[listener])
     finally:

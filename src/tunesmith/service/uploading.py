@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tunesmith.service.context import Service
@@ -18,6 +18,7 @@ SECONDS = 3_600
 """An upload that is not completed by then has expired."""
 SMALLER_PARTS = "Send more and smaller parts."
 _PIECE = 1 << 20
+_NOT_COMPLETED = "cannot be completed"
 
 
 def create_upload(service: Service, new: NewFile, size: int, mime_type: str) -> Upload:
@@ -63,11 +64,11 @@ def file_of(service: Service, upload: Upload) -> File | None:
     return service.store.get(File, upload.file_id) if upload.status == "completed" else None
 
 
-def open_upload(service: Service, id: str) -> Upload:
-    """An upload that parts can be added to. Raises `ApiError` 404, or 400 where it is over."""
+def open_upload(service: Service, id: str, but: str = "takes no more parts") -> Upload:
+    """An upload that is not over. Raises `ApiError` 404, or 400 with what it does not do any more."""
     upload = get_upload(service, id)
     if upload.status != "pending":
-        raise invalid(f"Upload {id} is {upload.status}, and takes no more parts.", param="upload_id")
+        raise invalid(f"Upload {id} is {upload.status}, and {but}.", param="upload_id")
     return upload
 
 
@@ -77,6 +78,7 @@ def add_part(service: Service, upload: Upload, writer: BlobWriter) -> UploadPart
         check_size(service.settings.limits.part, writer.size, SMALLER_PARTS)
         if writer.size == 0:
             raise invalid("The part is empty.", param="data")
+        open_upload(service, upload.id)  # it may have ended while the part came in
         held = writer.size + sum(one.bytes for one in service.store.all(UploadPart, {"upload_id": upload.id}))
         # Parts sent again after a lost answer are not used: there may be more bytes than the file has, within reason.
         if held > 2 * upload.bytes + service.settings.limits.part:
@@ -106,17 +108,14 @@ def complete_upload(service: Service, id: str, part_ids: Sequence[str], md5: str
     upload = get_upload(service, id)
     if upload.status == "completed" and upload.part_ids == tuple(part_ids):
         return upload
-    if upload.status != "pending":
-        raise invalid(f"Upload {id} is {upload.status}, and cannot be completed.", param="upload_id")
+    open_upload(service, id, _NOT_COMPLETED)
     parts = _parts(service, upload, part_ids)
     writer = service.blobs.writer()
     try:
         digest = hashlib.md5(usedforsecurity=False)
-        for part in parts:
-            with service.blobs.path(part.blob).open("rb") as file:
-                while piece := file.read(_PIECE):
-                    digest.update(piece)
-                    writer.write(piece)
+        for piece in _bytes_of(service, upload, parts):
+            digest.update(piece)
+            writer.write(piece)
         if md5 is not None and not hmac.compare_digest(md5.lower().encode(), digest.hexdigest().encode()):
             raise invalid(
                 f"The parts do not add up to the file: their MD5 is {digest.hexdigest()}, and {md5[:64]!r} was given.",
@@ -126,9 +125,14 @@ def complete_upload(service: Service, id: str, part_ids: Sequence[str], md5: str
         create_file(service, new, writer, id=upload.file_id, in_parts=True)
     finally:
         writer.abandon()
-    completed = service.store.update(Upload, id, status="completed", part_ids=tuple(part_ids))
+    completed = service.store.move(Upload, id, "completed", only_from=["pending"], part_ids=tuple(part_ids))
+    if completed is None:
+        completed = get_upload(service, id)
+        if completed.status != "completed":  # it was cancelled meanwhile
+            _remove_file(service, completed)
+            open_upload(service, id, _NOT_COMPLETED)
     _remove_parts(service, id)
-    return completed or upload
+    return completed
 
 
 def cancel_upload(service: Service, id: str) -> Upload:
@@ -136,11 +140,13 @@ def cancel_upload(service: Service, id: str) -> Upload:
     upload = get_upload(service, id)
     if upload.status == "cancelled":
         return upload
-    if upload.status != "pending":
-        raise invalid(f"Upload {id} is {upload.status}, and cannot be cancelled.", param="upload_id")
-    cancelled = service.store.update(Upload, id, status="cancelled")
+    open_upload(service, id, "cannot be cancelled")
+    cancelled = service.store.move(Upload, id, "cancelled", only_from=["pending"])
+    if cancelled is None:
+        return cancel_upload(service, id)  # it has ended just now: cancelled by another, or refused
+    _remove_file(service, cancelled)
     _remove_parts(service, id)
-    return cancelled or upload
+    return cancelled
 
 
 def end_expired_uploads(service: Service) -> None:
@@ -148,7 +154,7 @@ def end_expired_uploads(service: Service) -> None:
     for upload in service.store.all(Upload, {"status": "pending", "expires_at": AtMost(service.now())}):
         # The process may have ended between making the file and saying so.
         made = service.store.get(File, upload.file_id) is not None
-        service.store.update(Upload, upload.id, status="completed" if made else "expired")
+        service.store.move(Upload, upload.id, "completed" if made else "expired", only_from=["pending"])
     for id in {part.upload_id for part in service.store.all(UploadPart)}:
         if get_upload(service, id).status != "pending":
             _remove_parts(service, id)
@@ -171,6 +177,26 @@ def _parts(service: Service, upload: Upload, part_ids: Sequence[str]) -> list[Up
             f"The parts have {size:,} bytes together, and the upload was begun for {upload.bytes:,}.", param="part_ids"
         )
     return [known[id] for id in part_ids]
+
+
+def _bytes_of(service: Service, upload: Upload, parts: Sequence[UploadPart]) -> Iterator[bytes]:
+    """The parts' bytes, one after the other. Raises `ApiError` where the upload ends meanwhile and they go with it."""
+    for part in parts:
+        try:
+            file = service.blobs.path(part.blob).open("rb")
+        except (KeyError, FileNotFoundError):
+            open_upload(service, upload.id, _NOT_COMPLETED)
+            raise
+        with file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+
+def _remove_file(service: Service, upload: Upload) -> None:
+    """The file that a completion had made already, and of which nobody was told."""
+    file = service.store.get(File, upload.file_id)
+    if file is not None and service.store.remove(File, file.id):
+        drop_blob(service, file.blob)
 
 
 def _remove_parts(service: Service, upload_id: str) -> None:

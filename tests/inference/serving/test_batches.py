@@ -23,7 +23,7 @@ from tests.inference.test_abilities import UNUSUAL, made
 from tests.inference.test_torch_engine import prompts, reference
 from tests.tiny import FAMILIES, build, byte_tokenizer
 from tunesmith.errors import EngineError, TunesmithError
-from tunesmith.inference.serving import adapters, stream_layers
+from tunesmith.inference.serving import adapters, scheduler, stream_layers
 from tunesmith.inference.serving.adapters import Current, batchable, wrap_linears
 from tunesmith.inference.serving.runner import FlatRunner, Part, RowRunner, best_runner
 from tunesmith.inference.serving.stream_layers import StreamLayer
@@ -69,6 +69,49 @@ def test_a_batch_of_adapters_answers_as_each_alone(family: str, tmp_path: Path) 
     assert state["adapters_resident"] == 3 and state["models_resident"] == 1 and state["requests_failed"] == 0
     assert state["steps"] < state["answer_tokens"] / 3, "rows did not share steps"
     assert len({tuple(expected[ref, i] for i in range(len(asked))) for ref in models}) == len(models)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gpt2"])
+def test_adapters_on_any_layer_answer_prompts_that_are_read_in_parts(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most parts of a prompt want no logits; the head, which may be adapted too, is then given a token of nobody."""
+    model = build(family)
+    base = base_folder(tmp_path / "base", model=model)
+    linears = wrap_linears(model, Current())
+    names = sorted({path.rsplit(".", 1)[-1] for path in linears} | {"lm_head"})
+    chosen: list[Any] = [*([name] for name in names), names]
+    made = [adapter_folder(tmp_path / f"a{i}", base, i, target_modules=one) for i, one in enumerate(chosen)]
+    models = [ModelRef(str(base), folder, "raw") for folder in (None, *made)]
+    asked = [conversation(text) for text in ("a long prompt that is read in parts " * 4, "a short one")]
+    expected = [[one.text for one in plain_engine(ref).generate(asked, NEW)] for ref in models]
+    monkeypatch.setattr(scheduler, "_LARGEST_CHUNK", 48)
+    monkeypatch.setattr(scheduler, "_FIRST_CHUNK", 48)
+    asks = [Ask(ref, prompt, NEW, GREEDY) for ref in models for prompt in asked]
+
+    async def work(engine: TorchServing) -> Any:
+        alone = [(await answers(engine, [ask]))[0] for ask in asks[:4]]
+        for ref in models:
+            engine.forget(ref)  # so that the long prompts are read again
+        return alone, await answers(engine, asks), engine.state()["models_resident"]
+
+    alone, together, resident = serve(work)
+    flat = [text for one in expected for text in one]
+    assert together == flat and alone == flat[:4] and resident == 1
+    assert len(set(flat[::2])) == len(models)
+
+
+def test_a_tuned_head_is_asked_with_a_prompt_of_many_parts(tmp_path: Path) -> None:
+    """As long as real prompts with tools are, and read as it is outside of tests."""
+    model = build("llama")
+    model.config.max_position_embeddings = 2048
+    base = base_folder(tmp_path / "base", model=model)
+    tuned = ModelRef(str(base), adapter_folder(tmp_path / "a", base, 1, target_modules=["q_proj", "lm_head"]), "raw")
+    asked = [conversation("x1 " * 400)]
+    expected = [one.text for one in plain_engine(tuned).generate(asked, NEW)]
+    asks = [Ask(ref, asked[0], NEW, GREEDY) for ref in (tuned, ModelRef(str(base), None, "raw"))]
+    found = serve(lambda engine: answers(engine, asks))
+    assert found[:1] == expected and found[1] != found[0]
 
 
 def test_the_embedded_base_with_adapters_answers_as_each_alone(tmp_path: Path) -> None:

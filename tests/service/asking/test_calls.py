@@ -190,7 +190,8 @@ def test_json_is_on_one_line_or_on_lines_of_its_own() -> None:
 
 def test_why_a_schema_cannot_be_kept_is_said_in_a_line() -> None:
     assert schema_fault({"type": "object"}) is None
-    for schema in ({"type": "strin"}, {"not": {}}, {"type": "string", "pattern": "(?=x)"}, {"$ref": "#/$defs/none"}):
+    for schema in ({"type": "strin"}, {"not": {}}, {"type": "string", "pattern": "(?=x)"}, {"$ref": "#/$defs/none"},
+                   {"$ref": "#"}):  # fmt: skip
         fault = schema_fault(schema)
         assert fault and "\n" not in fault and "start:" not in fault, fault
 

@@ -142,7 +142,8 @@ def test_embeddings_and_moderations_are_refused_clearly(house: House) -> None:
     with pytest.raises(openai.BadRequestError, match="makes no embeddings") as refused:
         house.client.embeddings.create(model="gpt-4o", input="text")
     assert refused.value.code == "model_not_supported" and refused.value.param == "model"
-    with pytest.raises(openai.NotFoundError, match="does not exist"):
+    with pytest.raises(openai.NotFoundError, match="does not exist here, and this server has no model") as missing:
         house.client.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
+    assert missing.value.code == "model_not_found" and "gpt-4o" not in missing.value.message
     with pytest.raises(openai.BadRequestError, match="no model for moderation"):
         house.client.moderations.create(input="text")

@@ -132,3 +132,17 @@ def test_calls_come_back_as_json(client: openai.OpenAI) -> None:
     assert message.content is not None or message.tool_calls
     for call in message.tool_calls or []:
         assert isinstance(json.loads(call.function.arguments), dict)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_schema_that_no_answer_can_keep_is_the_askers_mistake(client: openai.OpenAI, stream: bool) -> None:
+    """It compiles; that nothing can stand for `a` is seen when it is written."""
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "loop", "schema": schema}}
+    with pytest.raises(openai.APIError, match="no token") as refused:
+        answer: Any = client.chat.completions.create(
+            model="gpt-4o", messages=ASKED, response_format=form, temperature=0, max_tokens=40, stream=stream
+        )
+        list(answer)
+    assert refused.value.code == "invalid_value" and refused.value.type == "invalid_request_error"
+    assert stream or isinstance(refused.value, openai.BadRequestError)

@@ -150,6 +150,42 @@ def test_truncation_leaves_out_the_oldest_turns(open_house: Any) -> None:
         house.client.responses.create(model="gpt-4o", input="x" * 300, truncation="auto")
 
 
+def test_tokens_are_counted_as_they_are_asked(open_house: Any) -> None:
+    house: House = open_house(ScriptedEngine("fine", context=600))
+    count = house.client.responses.input_tokens.count
+    first = house.client.responses.create(model="gpt-4o", input="weather?", instructions="Be brief.")
+    assert first.usage
+    counted = count(model="gpt-4o", input="weather?", instructions="Be brief.")
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", first.usage.input_tokens)
+    more: Any = {"model": "gpt-4o", "input": [{"role": "developer", "content": "And now?"}], "tools": [WEATHER],
+                 "previous_response_id": first.id, "reasoning": {"effort": "low"}}  # fmt: skip
+    asked = house.client.responses.create(**more).usage
+    assert asked and count(**more, personality="friendly").input_tokens == asked.input_tokens > counted.input_tokens
+    assert count(model="gpt-4o", input="x" * 700).input_tokens > 700, "also of what does not fit"
+    said: Any = [{"role": "user", "content": "x" * 250}] * 3
+    assert count(model="gpt-4o", input=said, truncation="auto").input_tokens < 600
+    assert len(house.engine.asks) == 2, "nothing is asked for it"
+    refusals: list[tuple[str, dict[str, Any]]] = [
+        ("input", {"model": "gpt-4o"}),
+        ("model", {"input": "q"}),
+        ("conversation", {"model": "gpt-4o", "input": "q", "conversation": "conv_1"}),
+        ("tools[0].type", {"model": "gpt-4o", "input": "q", "tools": [{"type": "shell"}]}),
+    ]
+    for param, wrong in refusals:
+        with pytest.raises(openai.BadRequestError) as refused:
+            count(**wrong)
+        assert refused.value.param == param
+
+
+def test_fields_of_functions_that_have_no_meaning_here(house: House) -> None:
+    house.says("fine")
+    tool: Any = {**WEATHER, "allowed_callers": ["direct"], "output_schema": {"type": "object"}, "defer_loading": False}
+    made = house.client.responses.create(
+        model="gpt-4o", input="q", tools=[tool], include=["reasoning.encrypted_content"]
+    )
+    assert made.output_text == "fine"
+
+
 class Lamp(BaseModel):
     place: str
     count: int
@@ -188,6 +224,7 @@ def test_failing_in_the_middle_is_an_event(open_house: Any) -> None:
         ({"tools": [{**WEATHER, "name": "not a name"}]}, "tools[0].name"),
         ({"tool_choice": {"type": "file_search"}, "tools": [WEATHER]}, "tool_choice"),
         ({"background": True}, "background"),
+        ({"include": ["message.output_text.logprob"]}, "include[0]"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"input": []}, "input"),

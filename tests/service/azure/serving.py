@@ -67,7 +67,8 @@ def served(service: Service) -> Iterator[str]:
     """The address of a server that answers in a thread."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", lifespan="on"))
+    # Uvicorn's own settings of logs would stay behind for every later test.
+    server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -172,9 +173,16 @@ def test_too_many_requests(tmp_path: Path) -> None:
             file.write(
                 json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/x", "body": {"model": "m"}}) + "\n"
             )
+        end = file.tell()
+        file.write("no JSON, and never read\n")
+    assert [one.code for one in check_input(path, "/v1/x").errors] == ["too_many_requests"]
+    os.truncate(path, end)
+    with path.open("r+") as file:
+        file.seek(0)
+        file.write(" " * file.readline().find("\n"))  # one request less
     found = check_input(path, "/v1/x")
-    assert [one.code for one in found.errors] == ["too_many_requests"] and found.model == "m"
-    assert request_at(path, found.offsets[49_999])["custom_id"] == "49999"
+    assert not found.errors and found.model == "m"
+    assert request_at(path, found.offsets[49_999])["custom_id"] == "50000"
 
 
 @pytest.mark.parametrize(
@@ -303,3 +311,28 @@ def test_the_input_may_be_gone(tmp_path: Path) -> None:
     with served_beside(tmp_path, ScriptedEngine("x")) as second:
         ended = finished(second, batch)
         assert ended.status == "failed" and ended.errors.data[0].code == "file_not_found"
+
+
+def test_endpoints_in_azures_words(beside: Beside) -> None:
+    """Its dated API leaves out the version in endpoints; in lines it takes both."""
+    lines = [{**chat(0), "url": "/chat/completions"}, chat(1), {**chat(2), "url": "/embeddings"}]
+    root = beside.url.removesuffix("/v1")
+    azure = openai.AzureOpenAI(azure_endpoint=root, api_key="none", api_version="2024-10-21", max_retries=0)
+    asked: Any = {"endpoint": "/chat/completions", "completion_window": "24h"}
+    wrong = azure.batches.create(input_file_id=upload(beside, lines), **asked)
+    assert wrong.endpoint == "/chat/completions"
+    ended = finished(beside, wrong)
+    assert [(one.line, one.code) for one in ended.errors.data] == [(3, "invalid_url")] and ended.failed_at
+    right = finished(beside, azure.batches.create(input_file_id=upload(beside, lines[:2]), **asked))
+    assert [one["custom_id"] for one in rows(beside, right.output_file_id)] == ["r0", "r1"]
+    with pytest.raises(openai.BadRequestError, match="'/chat/completions' is not one of '/v1/chat/completions'"):
+        beside.client.batches.create(input_file_id=wrong.input_file_id, **asked)
+    same = finished(beside, start(beside, lines[:1]))
+    assert same.errors.data[0].code == "invalid_url", "OpenAI's endpoint and lines are the same word"
+
+
+def test_our_own_mistake_ends_a_batch_and_says_when(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.service.batches.running.check_input", lambda *_: 1 / 0)
+    ended = finished(beside, start(beside, [chat(0)]))
+    assert ended.status == "failed" and ended.failed_at >= ended.created_at
+    assert [one.code for one in ended.errors.data] == ["server_error"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.service.evals.conftest import EXACT
 from tunesmith.service.evals.asking import answer, messages_of
@@ -16,6 +18,9 @@ from tunesmith.service.grading import grade, read_grader
 from tunesmith.service.grading.templates import TemplateError
 from tunesmith.service.inner import Reply
 
+FIELDS = st.sampled_from(
+    "output_text output_tools output_json choices message content text tools tool_calls input model role city".split()
+)
 CALL = {"id": "call_1", "type": "function", "function": {"name": "fly", "arguments": '{"to": "roof"}'}}
 COMPLETION: dict[str, Any] = {
     "model": "m",
@@ -98,6 +103,29 @@ def test_messages_in_parts() -> None:
         }
     )
     assert [one["content"] for one in messages_of(given, Row({"a": "A"}))] == ["A", "x A"]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(FIELDS, anything, max_size=5), st.dictionaries(FIELDS, anything, max_size=5))
+@example({"output_text": "a", "text": "b", "tools": 1, "choices": 3}, {})
+@example({"choices": [{"message": {"content": [{"text": 3}], "tool_calls": "x"}}]}, {"input": ["hi", {"content": 3}]})
+@example({"choices": [7]}, {})
+@example({"choices": [{"message": None}]}, {})
+def test_whatever_stands_in_a_row_only_that_row_fails(sample: Any, item: Any) -> None:
+    data = JsonlData.model_validate({"type": "jsonl", "source": {"type": "file_content", "content": []}})
+    made = asyncio.run(answer(data, Row(item, sample), None))  # type: ignore[arg-type]
+    graded = asyncio.run(grade(cast(Any, read_grader(EXACT)), made.sample or {}, item, None))  # type: ignore[arg-type]
+    assert graded.passed == (bool(graded.reward) and not graded.errors)
+    assert [type(one["content"]) for one in (*made.record["input"], *made.record["output"])].count(str) == len(
+        made.record["input"]
+    ) + len(made.record["output"])
 
 
 @pytest.mark.parametrize("value", ["text", [], [3], [{"content": "x"}], {"role": "user"}])

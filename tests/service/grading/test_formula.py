@@ -75,6 +75,11 @@ def test_without_a_value(text: str) -> None:
         read_formula(text)({"a": 0.0})
 
 
+@pytest.mark.parametrize("text", ["+".join(["a"] * 1_000), "*".join(["a"] * 1_000), "(" * 50 + "a" + ")" * 50])
+def test_a_long_formula_is_no_deep_one(text: str) -> None:
+    assert read_formula(text)({"a": 1.0}) in (1_000.0, 1.0)
+
+
 numbers = st.integers(0, 20).map(str) | st.floats(0, 20).map(lambda x: f"{x:.3f}")
 formulas = st.recursive(
     numbers,

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tunesmith.service.grading import code
 from tunesmith.service.grading import Grade, check_grader, grade, read_grader, sample_of
 from tunesmith.service.grading.code import LARGEST, run_code
 from tunesmith.service.inner import Reply
@@ -221,6 +223,33 @@ def test_at_most_two_python_graders_at_a_time() -> None:
 
     ends = sorted(one.reward for one in asyncio.run(four()))
     assert ends[0] > 0 and ends[2] - ends[1] > 0.25, ends
+
+
+def test_a_grader_that_nobody_waits_for_keeps_its_place_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, begun = threading.Event(), []
+
+    def slow(*_: Any) -> code.CodeScore:
+        begun.append(1)
+        go_on.wait(10)
+        return code.CodeScore(1.0)
+
+    monkeypatch.setattr(code, "run_code", slow)
+
+    async def cancelled_and_asked_again() -> int:
+        tasks = [asyncio.create_task(code.run_code_beside("", {}, {})) for _ in range(code.AT_ONCE)]
+        while len(begun) < code.AT_ONCE:
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        more = [asyncio.create_task(code.run_code_beside("", {}, {})) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        at_once = len(begun)
+        go_on.set()
+        assert [score.value for score in await asyncio.gather(*more)] == [1.0] * 5
+        return at_once
+
+    assert asyncio.run(cancelled_and_asked_again()) == code.AT_ONCE
 
 
 def test_python_grader_has_2_gb_and_no_more() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.service.grading.similarity import MEASURES, common_characters, fuzzy_match, gleu, similarity
+from tunesmith.service.grading.similarity import LONGEST, MEASURES, TooLongError, fuzzy_match, gleu, lcs_length, meteor, rouge_l, similarity
 
 texts = st.text(alphabet="ab c.", max_size=12)
 
@@ -35,14 +36,14 @@ def longest_common(a: str, b: str) -> int:
 
 @settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_common_characters(a: str, b: str) -> None:
-    assert common_characters(a, b) == longest_common(a, b)
+def test_longest_common_characters(a: str, b: str) -> None:
+    assert lcs_length(a, b) == longest_common(a, b)
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="abc", max_size=90), st.text(alphabet="abc", max_size=90))
-def test_common_characters_of_few_letters(a: str, b: str) -> None:
-    assert common_characters(a, b) == longest_common(a, b)
+def test_longest_common_characters_of_few_letters(a: str, b: str) -> None:
+    assert lcs_length(a, b) == longest_common(a, b)
 
 
 def test_fuzzy_match_as_rapidfuzz_documents_its_ratio() -> None:
@@ -93,3 +94,32 @@ def test_rouge_on_the_papers_example(measure: str, expected: float) -> None:
 
 def test_rouge_of_other_scripts() -> None:
     assert similarity("rouge_1", "η γάτα κοιμάται", "η γάτα τρώει") == pytest.approx(2 / 3)
+
+
+sentences = st.lists(st.sampled_from("the cat cats sat sitting on mat mats running runs".split()), max_size=14).map(" ".join)
+
+
+@settings(deadline=None)
+@given(sentences, sentences)
+def test_meteor_and_rouge_against_other_implementations(said: str, reference: str) -> None:
+    from nltk.translate.meteor_score import single_meteor_score
+    from rouge_score.rouge_scorer import RougeScorer
+
+    class Nothing:
+        def synsets(self, word: str) -> list[str]:
+            return []
+
+    theirs = single_meteor_score(reference.split(), said.split(), preprocess=str, wordnet=Nothing()) if said else 0.0
+    assert meteor(said, reference) == pytest.approx(theirs)
+    longest = RougeScorer(["rougeL"], use_stemmer=False).score(reference, said)["rougeL"].fmeasure
+    assert rouge_l(said, reference) == pytest.approx(longest)
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+def test_the_longest_texts_take_seconds_and_longer_ones_are_refused(measure: str) -> None:
+    said = " ".join(f"w{place % 9_973}" for place in range(LONGEST))[:LONGEST]
+    began = time.process_time()
+    assert 0 <= similarity(measure, said, " ".join(f"v{place}" for place in range(LONGEST))[:LONGEST]) < 0.9
+    assert time.process_time() - began < 10, "what is quadratic in a loop of Python takes minutes"
+    with pytest.raises(TooLongError, match="the reference has 100,001 characters"):
+        similarity(measure, "a", "a" * (LONGEST + 1))

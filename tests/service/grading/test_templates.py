@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,3 +120,14 @@ def test_reading_never_fails_otherwise(text: str) -> None:
 def test_texts_without_templates_stay(text: str) -> None:
     if "{{" not in text:
         assert fill(text, {}) == text
+
+
+@pytest.mark.parametrize("text", ["{{" * 200_000, "{" * 400_001, "{{a" * 100_000, "{{ }" * 100_000])
+def test_braces_that_are_never_closed_are_read_in_one_pass(text: str) -> None:
+    began = time.process_time()
+    assert template_problems(text) == () and fill(text, {}) == text
+    assert time.process_time() - began < 2
+
+
+def test_braces_within_braces() -> None:
+    assert fill('{"a": {"b": "{{item.x}}"}} {{ {{item.x}}', {"item": {"x": 1}}) == '{"a": {"b": "1"}} {{ 1'

@@ -56,8 +56,11 @@ def test_the_table_here_is_complete() -> None:
 
 @pytest.mark.parametrize(("action", "state"), list(OUTCOMES))
 def test_action(service: Service, action: str, state: JobStatus) -> None:
-    job = a_job(status=state)
-    service.store.add(job)
+    job, other = a_job(status=state), a_job(status=state)
+    service.store.add_all([job, other])
+    if action == "delete":
+        for one in (job, other):
+            service.store.tell(one.id, "Fine-tuning job started")
     expected = OUTCOMES[action, state]
 
     def act() -> Job:
@@ -79,7 +82,8 @@ def test_action(service: Service, action: str, state: JobStatus) -> None:
         return
     answer, now = act(), service.store.get(Job, job.id)
     if expected == "gone":
-        assert now is None
+        assert now is None and not service.store.count(Event, {"job_id": job.id})
+        assert service.store.count(Event) == 1, "another job's stays"
     elif expected == "wish":
         assert now is not None and (now.status, now.wish) == ("running", action)
     else:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tunesmith.inference.grammar import HeldRows
 from tunesmith.inference.next_token import draw
-from tunesmith.inference.serving.types import Decoding
+from tunesmith.inference.serving.types import NO_TOKEN, Decoding
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,6 @@ class Chosen:
 
 NOT_NUMBERS = "the model's output is not a number (NaN or infinite); its weights or its adapter are damaged"
 FAILED = "the next token could not be chosen; the server's log says why"
-NO_TOKEN = "the form of the answer allows no token that the model knows"
 
 
 def choose(logits: Tensor, rows: Sequence[Chooser]) -> list[Chosen]:

@@ -106,8 +106,9 @@ class FlatRunner:
                 runs[-1] = (*runs[-1][:2], len(ids), runs[-1][3], len(chosen))
             else:
                 runs.append((part.adapter, start, len(ids), before, len(chosen)))
+        kept = chosen or [len(ids) - 1]  # torch takes no empty choice; the one that nobody wants has no update either
         current = self._current
-        current.tokens, current.continued = len(ids), len(chosen)
+        current.tokens, current.continued = len(ids), len(kept)
         current.spans = tuple(Span(a, b, adapter) for adapter, a, b, _, _ in runs if adapter is not None)
         current.chosen = tuple(Span(c, d, adapter) for adapter, _, _, c, d in runs if adapter is not None)
         try:
@@ -115,8 +116,7 @@ class FlatRunner:
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.tensor([places], device=self._device),
                 use_cache=False,
-                # an empty choice would mean none to torch and everything to a slice; one is computed and not used
-                logits_to_keep=torch.tensor(chosen or [len(ids) - 1], device=self._device),
+                logits_to_keep=torch.tensor(kept, device=self._device),
                 step=Step([part.memory for part in parts], ends),
             )
         finally:

@@ -127,6 +127,10 @@ class TooLongError(ValueError):
         super().__init__(f"{prompt} tokens of prompt and {asked or 1} of answer in a context of {context}")
 
 
+NO_TOKEN = "the form of the answer allows no token that the model knows"
+"""What an `EngineError` says of a form that compiles and cannot be kept to its end."""
+
+
 class OverloadedError(RuntimeError):
     """The queue is full; `retry_after` seconds."""
 

@@ -185,13 +185,18 @@ def moved(schema: Any, place: str) -> Any:
 
 def schema_fault(schema: Mapping[str, Any]) -> str | None:
     """Why answers cannot be held to a JSON schema, in one line; None where they can."""
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
     try:
-        found = LLMatcher.validate_grammar(f"start: {json_rule(schema, _LOOSE)}\n")
+        matcher = LLMatcher(LLTokenizer("byte"), f"start: {json_rule(schema, _LOOSE)}\n", log_level=0)
     except ValueError as error:
-        found = str(error)
-    return _one_line(found) if found else None
+        return _one_line(str(error))
+    if matcher.is_error():
+        return _one_line(matcher.get_error())
+    matcher.compute_bitmask()  # only now is it known whether an answer can begin
+    if matcher.is_stopped() and not matcher.is_accepting():
+        return "no answer fits it; it may refer to itself and to nothing else"
+    return None
 
 
 def _written(renderer: Any, calls: Sequence[tuple[str, str]]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunesmith.errors import EngineError, RecipeError, TunesmithError
 from tunesmith.inference.serving.types import (
+    NO_TOKEN,
     Ask,
     Loaded,
     ModelRef,
@@ -60,10 +61,10 @@ async def pieces_of(service: Service, ask: Ask, spoken: Spoken) -> AsyncGenerato
     except OverloadedError as error:
         raise overloaded(error) from None
     except RecipeError as error:
-        raise ApiError(400, f"Invalid '{spoken}': {error.what}.", param=spoken, code="invalid_value") from None
+        raise unrenderable(error, spoken) from None
     except EngineError as error:
         held = ask.decoding.form is not None or ask.decoding.grammar is not None
-        if held and not begun:
+        if held and (not begun or error.what == NO_TOKEN):
             raise ApiError(400, f"Invalid 'response_format' or 'tools': {error.what}.", code="invalid_value") from None
         raise _failed(error) from None
     except TunesmithError as error:
@@ -85,6 +86,11 @@ def too_long(error: TooLongError, spoken: Spoken) -> ApiError:
             f"{error.asked} in the completion). Please reduce the length of the {spoken} or completion."
         )
     return ApiError(400, text, param=spoken, code="context_length_exceeded")
+
+
+def unrenderable(error: TunesmithError, spoken: Spoken) -> ApiError:
+    """400 for turns that the model's template does not take, with what it says."""
+    return ApiError(400, f"Invalid '{spoken}': {error.what}.", param=spoken, code="invalid_value")
 
 
 def overloaded(error: OverloadedError) -> ApiError:

@@ -19,6 +19,19 @@ from tunesmith.service.validation import Problem, problems_of, refusal
 Json = dict[str, Any]
 _ROLES = ("user", "assistant", "system", "developer")
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+_IDLE_FIELDS = ("allowed_callers", "async", "defer_loading", "output_schema")
+"""Of functions: how and when OpenAI's own programs call them. Here a model is told of them all, and its asker calls."""
+Includable = Literal[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+"""What a response may be asked to carry beside its text; of all but the log-probabilities there is nothing here."""
 
 
 def _input(value: Any) -> Any:
@@ -58,8 +71,8 @@ class ResponseStreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
-class ResponseRequest(Body):
-    """A request for a response."""
+class AskedItems(Body):
+    """What decides the tokens that a model is asked with."""
 
     model: ModelName
     input: Input
@@ -69,34 +82,48 @@ class ResponseRequest(Body):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    # How models that reason do so.
+    reasoning: dict[str, Any] | None = None
+    # Refused: it would be more to answer than is here.
+    conversation: str | dict[str, Any] | None = None
+
+
+class CountRequest(AskedItems):
+    """A request for the number of tokens that such a request would be."""
+
+    # A way of speaking that OpenAI's models are told of.
+    personality: Annotated[str, Field(max_length=64)] | None = None
+
+
+class ResponseRequest(AskedItems):
+    """A request for a response."""
+
     max_output_tokens: Tokens | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_logprobs: Top | None = None
-    include: list[str] | None = None
+    include: list[Includable] | None = None
     metadata: Metadata | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
-    truncation: Literal["auto", "disabled"] | None = None
 
-    # Nothing here depends on these: who asks, how OpenAI bills and caches, how models that reason do so, and how often
-    # its own tools may be used.
+    # Nothing here depends on these: who asks, how OpenAI bills and caches, how often its own tools may be used, and
+    # how responses in the background go on.
     user: str | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
-    reasoning: dict[str, Any] | None = None
     max_tool_calls: int | None = None
     access_programs: dict[str, Any] | None = None
+    background_options: dict[str, Any] | None = None
 
     # These would change the answer or the way it comes, and are refused.
     background: bool | None = None
-    background_options: dict[str, Any] | None = None
     context_management: list[dict[str, Any]] | None = None
-    conversation: str | dict[str, Any] | None = None
     image: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
@@ -106,12 +133,17 @@ class ResponseRequest(Body):
         return bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
 
 
+def check_items(request: AskedItems) -> None:
+    """Raises `ApiError` 400 for a conversation that is kept elsewhere."""
+    if request.conversation is not None:
+        raise unsupported("conversation", "conversations are continued by 'previous_response_id'")
+
+
 def check_response(request: ResponseRequest) -> None:
     """Raises `ApiError` 400 for what no model here can do."""
     if request.background:
         raise unsupported("background", "a response is answered while the request is open")
     for name, why in (
-        ("conversation", "conversations are continued by 'previous_response_id'"),
         ("prompt", "prompts are not kept on this server; send their text"),
         ("moderation", "no moderation model is registered"),
         ("context_management", "nothing is left out of a conversation unasked"),
@@ -121,7 +153,7 @@ def check_response(request: ResponseRequest) -> None:
             raise unsupported(name, why)
 
 
-def response_offer(request: ResponseRequest) -> Offer:
+def response_offer(request: AskedItems) -> Offer:
     """The tools of a request. Raises `ApiError` 400 for tools other than functions."""
     problems: list[Problem] = []
     functions: list[Function] = []
@@ -134,7 +166,7 @@ def response_offer(request: ResponseRequest) -> Offer:
             )
             problems.append(Problem(text, f"tools[{place}].type", "invalid_value"))
             continue
-        unknown = sorted(set(tool) - {"type", *_FUNCTION_FIELDS, "async", "defer_loading"})
+        unknown = sorted(set(tool) - {"type", *_FUNCTION_FIELDS, *_IDLE_FIELDS})
         if unknown:
             name = f"tools[{place}].{unknown[0]}"
             problems.append(Problem(f"Unknown parameter: '{name}'.", name, "unknown_parameter"))
@@ -149,7 +181,7 @@ def response_offer(request: ResponseRequest) -> Offer:
     return offer_from(functions, _choice(request.tool_choice), request.parallel_tool_calls)
 
 
-def response_format(request: ResponseRequest) -> AnswerFormat:
+def response_format(request: AskedItems) -> AnswerFormat:
     """What the text is held to. Raises `ApiError` 400 for a schema without name or body."""
     wanted = request.text.format if request.text is not None else None
     if wanted is None or wanted.type == "text":
@@ -254,7 +286,7 @@ def _is_content(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(part, dict) for part in value))
 
 
-def own_items(request: ResponseRequest) -> list[Json]:
+def own_items(request: AskedItems) -> list[Json]:
     """The input as items; a text is a message of the user."""
     if isinstance(request.input, str):
         return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": request.input}]}]

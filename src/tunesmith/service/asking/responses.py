@@ -9,13 +9,19 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from tunesmith.errors import RecipeError
 from tunesmith.inference.serving.types import Decoding, Usage
 from tunesmith.service.asking.chat_request import ChatMessage
 from tunesmith.service.asking.conversation import turns_of
+from tunesmith.service.asking.engine import loaded, unrenderable
+from tunesmith.service.asking.fields import unsupported
 from tunesmith.service.asking.response_building import ResponseBuilder
 from tunesmith.service.asking.response_request import (
+    AskedItems,
+    CountRequest,
     Items,
     ResponseRequest,
+    check_items,
     check_response,
     own_items,
     response_format,
@@ -47,8 +53,34 @@ class ResponsePlan:
 async def plan_response(service: Service, request: ResponseRequest) -> ResponsePlan:
     """Read a request. Raises `ApiError` for everything that is wrong with it."""
     check_response(request)
-    offer = await run_in_threadpool(response_offer, request)
     own = [_with_id(item) for item in own_items(request)]
+    decoding = Decoding(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top=(request.top_logprobs or 0) if request.with_logprobs else None,
+    )
+    turn = await _plan(service, request, own, decoding, request.max_output_tokens)
+    return ResponsePlan(new_id("resp", separator="_"), service.now(), request, tuple(own), turn)
+
+
+async def count_tokens(service: Service, request: CountRequest) -> int:
+    """The tokens that a model would be asked with. Raises `ApiError` as for a request that is answered."""
+    turn = await _plan(service, request, own_items(request), Decoding(), None)
+    known = await loaded(service, turn.resolved.ref)
+    if known.renderer is None:
+        raise unsupported("model", "it is elsewhere, and its tokens are not known here")
+    try:
+        return len(await run_in_threadpool(known.renderer.prompt_ids, turn.ask.prompt))
+    except RecipeError as error:
+        raise unrenderable(error, turn.spoken) from None
+
+
+async def _plan(
+    service: Service, request: AskedItems, own: Sequence[Json], decoding: Decoding, max_new_tokens: int | None
+) -> TurnPlan:
+    """The question that a request is, its input behind what it continues."""
+    check_items(request)
+    offer = await run_in_threadpool(response_offer, request)
     earlier: list[Json] = []
     if request.previous_response_id is not None:
         earlier = await run_in_threadpool(_history, service, request.previous_response_id)
@@ -64,23 +96,17 @@ async def plan_response(service: Service, request: ResponseRequest) -> ResponseP
         raise ApiError(
             400, "Invalid value for 'input': there is nothing to answer.", param="input", code="invalid_value"
         )
-    decoding = Decoding(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top=(request.top_logprobs or 0) if request.with_logprobs else None,
-    )
-    turn = await plan_turn(
+    return await plan_turn(
         service,
         request.model,
         turns_of(items.messages, items.places),
         decoding,
         offer=offer,
         answer=response_format(request),
-        max_new_tokens=request.max_output_tokens,
+        max_new_tokens=max_new_tokens,
         spoken="input",
         may_shorten=request.truncation == "auto",
     )
-    return ResponsePlan(new_id("resp", separator="_"), service.now(), request, tuple(own), turn)
 
 
 async def complete_response(service: Service, plan: ResponsePlan) -> Json:

@@ -10,6 +10,8 @@ from typing import Any
 from tunesmith.service.json_lines import is_blank, read_line
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+AZURE_ENDPOINTS = tuple(one.removeprefix("/v1") for one in ENDPOINTS)
+"""What Azure calls the same in its dated API, in batches and in their lines; it takes both."""
 MOST_REQUESTS = 50_000
 MOST_ERRORS = 100
 """Errors that are told; a last one says how many more there are."""
@@ -49,6 +51,11 @@ def check_input(path: Path, endpoint: str, unknown: Callable[[str], str | None] 
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not is_blank(line):
+                if len(offsets) == MOST_REQUESTS:  # the rest need not be read: it is refused anyhow
+                    too_many = LineError(
+                        "too_many_requests", f"The file may have {MOST_REQUESTS:,} requests, and has more."
+                    )
+                    return Checked((), None, (too_many,))
                 offsets.append(place)
                 for error in _line_errors(line, number, endpoint, seen, models):
                     if len(errors) < MOST_ERRORS:
@@ -60,15 +67,16 @@ def check_input(path: Path, endpoint: str, unknown: Callable[[str], str | None] 
         errors.append(LineError("too_many_errors", f"There are {more:,} more errors like these."))
     if not offsets:
         errors.append(LineError("empty_file", "The batch input file is empty."))
-    if len(offsets) > MOST_REQUESTS:
-        errors.append(
-            LineError("too_many_requests", f"The file has {len(offsets):,} requests, but may have {MOST_REQUESTS:,}.")
-        )
     for name in sorted(models):
         problem = unknown(name) if unknown is not None else None
         if problem is not None:
             errors.append(LineError("model_not_found", problem, "body.model"))
     return Checked(tuple(offsets), next(iter(models)) if len(models) == 1 else None, tuple(errors))
+
+
+def route_of(endpoint: str) -> str:
+    """The route that answers the requests of a batch."""
+    return f"/v1{endpoint}" if endpoint in AZURE_ENDPOINTS else endpoint
 
 
 def request_at(path: Path, offset: int) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def _line_errors(
             seen[custom_id] = number
     if "method" in found and found["method"] != "POST":
         yield LineError("invalid_method", "'method' must be 'POST'.", "method", number)
-    if "url" in found and found["url"] != endpoint:
+    if "url" in found and found["url"] not in {endpoint, route_of(endpoint)}:
         yield LineError(
             "invalid_url",
             f"The URL provided for this request does not match the batch endpoint '{endpoint}'.",

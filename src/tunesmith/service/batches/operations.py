@@ -5,10 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 
-from tunesmith.service.batches.checking import ENDPOINTS
+from tunesmith.service.batches.checking import AZURE_ENDPOINTS, ENDPOINTS
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError, invalid, not_found
 from tunesmith.service.filing import get_file
+from tunesmith.service.ids import Flavour
 from tunesmith.service.store.nouns import Batch
 
 WINDOW_SECONDS = 24 * 60 * 60
@@ -22,14 +23,16 @@ def create_batch(
     completion_window: str,
     metadata: Mapping[str, str] | None,
     output_seconds: int | None,
+    flavour: Flavour = "openai",
 ) -> Batch:
     """Keep a batch and wake whoever does it. What its file says is checked afterwards; here only that there is one.
 
     Raises `ApiError` 400: another endpoint or window, no such file, a file of another purpose.
     """
-    if endpoint not in ENDPOINTS:
+    known = (*ENDPOINTS, *AZURE_ENDPOINTS) if flavour == "azure" else ENDPOINTS
+    if endpoint not in known:
         raise invalid(
-            f"Invalid value for 'endpoint': {endpoint[:60]!r} is not one of {', '.join(map(repr, ENDPOINTS))}.",
+            f"Invalid value for 'endpoint': {endpoint[:60]!r} is not one of {', '.join(map(repr, known))}.",
             param="endpoint",
             code="invalid_value",
         )

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunesmith.service.batches.checking import Checked, check_input, request_at
+from tunesmith.service.batches.checking import Checked, check_input, request_at, route_of
 from tunesmith.service.batches.journal import Journal
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError
@@ -104,7 +104,7 @@ async def _answer_all(service: Service, post: Post, gate: Gate, batch: Batch, pa
                 if service.now() >= batch.moments["expires_at"]:
                     return
                 asked = await asyncio.to_thread(request_at, path, checked.offsets[place])
-                reply = await post(batch.endpoint, asked["body"])
+                reply = await post(route_of(batch.endpoint), asked["body"])
             row = _row(asked["custom_id"], reply.status, reply.body)
             await whole(journal.add, place, row)
             tally.add(row)

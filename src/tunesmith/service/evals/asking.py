@@ -20,7 +20,7 @@ from tunesmith.service.evals.shapes import (
 from tunesmith.service.evals.stored import sample_of_completion, sample_of_response
 from tunesmith.service.grading import sample_of
 from tunesmith.service.grading.asking import Tokens, tokens_of
-from tunesmith.service.grading.templates import TemplateError, fill, look_up, read_path
+from tunesmith.service.grading.templates import TemplateError, as_text, fill, look_up, read_path
 from tunesmith.service.inner import Post
 
 USUAL: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0, "seed": 42}
@@ -102,21 +102,33 @@ def settings_of(data: RunData) -> dict[str, Any]:
 
 
 def _given(row: Row) -> Answered:
-    """The answer that stands in a row, whichever of its fields say it."""
+    """The answer that stands in a row, whichever of its fields say it. Nobody has checked what else is in it."""
     found = row.sample
     if found is None:
         return Answered(None, _record(None, [], None))
+    tools, choices = _list(found.get("output_tools")), _list(found.get("choices"))
+    first = choices[0].get("message") if choices and isinstance(choices[0], Mapping) else None
     if "output_text" in found:
-        known = {name: found[name] for name in ("output_tools", "choices") if isinstance(found.get(name), list)}
-        rest = {name: value for name, value in found.items() if name not in ("output_text", "output_json", *known)}
-        sample = sample_of(str(found["output_text"]), known.get("output_tools", ()), known.get("choices"), **rest)
-    elif isinstance(found.get("choices"), list) and found["choices"] and "message" in found["choices"][0]:
-        sample = {**found, **sample_of_completion(found)}
+        sample = sample_of(_text(found["output_text"]), tools or (), choices, **found)
+    elif isinstance(first, Mapping):
+        calls = _list(first.get("tool_calls")) or ()
+        sample = sample_of(_text(first.get("content")), calls, choices, **found)
     else:
         sample = dict(found)
-    messages = row.item.get("input")
-    shown = messages if isinstance(messages, list) else []
+    shown = [one for one in _list(row.item.get("input")) or () if isinstance(one, Mapping)]
     return Answered(sample, _record(None, shown, sample, model=str(found.get("model") or ""), finish="stop"))
+
+
+def _list(value: Any) -> list[Any] | None:
+    return value if isinstance(value, list) else None
+
+
+def _text(content: Any) -> str:
+    """The content of a message as one text; parts that are no texts are left out."""
+    if isinstance(content, list):
+        texts = (part.get("text") for part in content if isinstance(part, Mapping))
+        return "".join(text for text in texts if isinstance(text, str))
+    return "" if content is None else as_text(content)
 
 
 def _finish(body: Mapping[str, Any]) -> str:
@@ -155,12 +167,9 @@ def _record(
 
 
 def _shown(message: Mapping[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
     return {
         "role": message.get("role", ""),
-        "content": content or "",
+        "content": _text(message.get("content")),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
         "function_call": message.get("function_call"),

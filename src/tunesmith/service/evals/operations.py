@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError, invalid, not_found
 from tunesmith.service.evals.asking import asks_model, messages_of, request_of
-from tunesmith.service.evals.rows import Row, bounded, item_problems, keep_rows, rows_of, schema_problem
+from tunesmith.service.evals.rows import Row, bounded, item_problems, keep_rows, rows_of
+from tunesmith.service.evals.schemas import schema_problem
 from tunesmith.service.evals.shapes import (
     CompletionsData,
     Config,
@@ -86,7 +87,7 @@ def delete_eval(service: Service, id: str) -> None:
     """Remove an eval with its runs; those that go on are stopped."""
     get_eval(service, id)
     for run in service.store.all(EvalRun, {"eval_id": id}):
-        _remove_run(service, run)
+        remove_run(service, run)
     service.store.remove(Eval, id)
 
 
@@ -153,7 +154,7 @@ def cancel_run(service: Service, eval_id: str, id: str) -> EvalRun:
 
 def delete_run(service: Service, eval_id: str, id: str) -> None:
     """Remove a run with its items; one that goes on is stopped."""
-    _remove_run(service, get_run(service, eval_id, id))
+    remove_run(service, get_run(service, eval_id, id))
 
 
 def get_item(service: Service, eval_id: str, run_id: str, id: str) -> OutputItem:
@@ -174,12 +175,12 @@ def graders_of(found: Eval) -> dict[str, Grader]:
     return made
 
 
-def _remove_run(service: Service, run: EvalRun) -> None:
+def remove_run(service: Service, run: EvalRun) -> None:
+    """Take a run away with its items and rows."""
     # The run first: what still works on it stops, and an item that it finishes now is removed with the others.
     service.store.remove(EvalRun, run.id)
     service.bell.ring()
-    for item in service.store.all(OutputItem, {"run_id": run.id}):
-        service.store.remove(OutputItem, item.id)
+    service.store.remove_all(OutputItem, {"run_id": run.id})
     drop_blob(service, run.items)
 
 

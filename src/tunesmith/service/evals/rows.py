@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.service.context import Service
 from tunesmith.service.errors import ApiError
+from tunesmith.service.evals.schemas import faults
 from tunesmith.service.evals.shapes import FileContent, FileId, Source, StoredCompletions, StoredResponses
 from tunesmith.service.evals.stored import Pair, completion_rows, response_rows
 from tunesmith.service.filing import file_path, get_file
@@ -51,39 +52,13 @@ def rows_of(service: Service, source: Source) -> tuple[tuple[Row, ...], tuple[Pr
     return found, problems
 
 
-def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """What is wrong with the schema of items itself."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        at = ".".join(map(str, error.absolute_path))
-        return f"it is no JSON schema: {at + ': ' if at else ''}{error.message[:200]}"
-    except RecursionError:
-        return "it is nested too deeply"
-    outside = next((ref for ref in _references(schema) if not ref.startswith("#")), None)
-    # Never fetched: a schema must not make this server ask other machines.
-    return f"the reference {outside[:100]!r} leads outside the schema" if outside is not None else None
-
-
 def item_problems(rows: Sequence[Row], schema: Mapping[str, Any], param: str) -> Iterator[Problem]:
     """Where items do not keep the schema, row by row."""
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    validator = Draft202012Validator(schema, registry=Registry())
-    for number, row in enumerate(rows, 1):
-        try:
-            errors = sorted(validator.iter_errors(row.item), key=lambda error: list(map(str, error.absolute_path)))
-        except Unresolvable as lost:
-            yield _invalid("data_source_config.item_schema", f"a reference leads nowhere: {str(lost)[:200]}")
-            return
-        for error in errors:
-            at = "".join(f".{step}" for step in error.absolute_path)
-            yield _invalid(param, f"row {number}, item{at}: {error.message[:200]}")
+    for number, text in faults([row.item for row in rows], schema):
+        if number is None:
+            yield _invalid("data_source_config.item_schema", text)
+        else:
+            yield _invalid(param, f"row {number}, {text}")
 
 
 def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
@@ -136,12 +111,15 @@ def _of_file(service: Service, name: str, param: str) -> tuple[tuple[Row, ...], 
     rows, problems = [], []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not is_blank(line):
-                row = _row_of(line)
-                if isinstance(row, Row):
-                    rows.append(row)
-                else:
-                    problems.append(_invalid(param, f"line {number}: {row}"))
+            if is_blank(line):
+                continue
+            row = _row_of(line)
+            if isinstance(row, Row):
+                rows.append(row)
+            else:
+                problems.append(_invalid(param, f"line {number}: {row}"))
+            if len(rows) + len(problems) > MOST_ROWS:
+                break  # one too many is enough to refuse it
     return tuple(rows), bounded(problems)
 
 
@@ -156,17 +134,6 @@ def _row_of(line: bytes) -> Row | str:
     if sample is not None and not isinstance(sample, dict):
         return '"sample" is not an object'
     return Row(found["item"], sample)
-
-
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, Mapping):
-        for name, value in schema.items():
-            if name in ("$ref", "$dynamicRef") and isinstance(value, str):
-                yield value
-            yield from _references(value)
-    elif isinstance(schema, list):
-        for one in schema:
-            yield from _references(one)
 
 
 def _invalid(param: str, why: str) -> Problem:

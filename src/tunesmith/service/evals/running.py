@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from tunesmith.service.context import Service
 from tunesmith.service.evals.asking import answer
-from tunesmith.service.evals.operations import LIVE, graders_of
+from tunesmith.service.evals.operations import LIVE, graders_of, remove_run
 from tunesmith.service.evals.rows import Row, kept_rows
 from tunesmith.service.evals.shapes import AnyRunData, RunData
 from tunesmith.service.evals.summary import counts, summarise
@@ -42,7 +42,7 @@ async def run_eval(service: Service, post: Post, gate: Gate, run: EvalRun) -> No
     if started is None:
         return
     if found is None:  # deleted in the very moment the run was made
-        await asyncio.to_thread(service.store.remove, EvalRun, run.id)
+        await asyncio.to_thread(remove_run, service, run)
         return
     try:
         rows = await asyncio.to_thread(kept_rows, service, run.items or "")
@@ -89,8 +89,7 @@ async def settle_run(service: Service, run: EvalRun) -> None:
     if await asyncio.to_thread(service.store.get, EvalRun, run.id) is not None:
         await conclude(service, run, None)
         return
-    for item in await asyncio.to_thread(service.store.all, OutputItem, {"run_id": run.id}):
-        await asyncio.to_thread(service.store.remove, OutputItem, item.id)
+    await asyncio.to_thread(service.store.remove_all, OutputItem, {"run_id": run.id})
 
 
 async def make_item(

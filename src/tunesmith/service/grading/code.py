@@ -77,24 +77,26 @@ async def run_code_beside(source: str, sample: Mapping[str, Any], item: Mapping[
     would be full of graders. The sandbox ends with its thread.
     """
     loop = asyncio.get_running_loop()
-    async with _places.setdefault(loop, asyncio.Semaphore(AT_ONCE)):
-        ended: asyncio.Future[CodeScore] = loop.create_future()
+    places = _places.setdefault(loop, asyncio.Semaphore(AT_ONCE))
+    await places.acquire()
+    ended: asyncio.Future[CodeScore] = loop.create_future()
 
-        def tell(score: CodeScore | None, error: BaseException | None) -> None:
-            if not ended.done():
-                ended.set_exception(error) if error is not None else ended.set_result(score)  # type: ignore[arg-type]
+    def tell(score: CodeScore | None, error: BaseException | None) -> None:
+        places.release()  # and no earlier: whoever waited may have been cancelled while the sandbox goes on
+        if not ended.done():
+            ended.set_exception(error) if error is not None else ended.set_result(score)  # type: ignore[arg-type]
 
-        def work() -> None:
-            score, failed = None, None
-            try:
-                score = run_code(source, sample, item)
-            except BaseException as error:
-                failed = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(tell, score, failed)
+    def work() -> None:
+        score, failed = None, None
+        try:
+            score = run_code(source, sample, item)
+        except BaseException as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, score, failed)
 
-        threading.Thread(target=work, name="python grader", daemon=True).start()
-        return await ended
+    threading.Thread(target=work, name="python grader", daemon=True).start()
+    return await ended
 
 
 def run_code(source: str, sample: Mapping[str, Any], item: Mapping[str, Any], seconds: float = SECONDS) -> CodeScore:

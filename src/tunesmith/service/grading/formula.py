@@ -13,6 +13,7 @@ arithmetic can happen, and length and depth are bounded.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., float], int | None]] = {
 }
 """Name → function and number of arguments; None is one or more. `log` is natural."""
 
+_JOINED: Mapping[str, Callable[[float, float], float]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([^\W\d]\w*)|([-+*/^(),]))")
 
 Values = Mapping[str, float]
@@ -93,16 +100,19 @@ class _Reader:
 
     def sum(self, depth: int) -> Compute:
         """One or more products."""
-        left = self.product(depth)
-        while (sign := self._take("+", "-")) is not None:
-            left = _joined(left, self.product(depth), sign)
-        return left
+        return self._chain(self.product, depth, "+", "-")
 
     def product(self, depth: int) -> Compute:
-        left = self.sign(depth)
-        while (sign := self._take("*", "/")) is not None:
-            left = _joined(left, self.sign(depth), sign)
-        return left
+        """One or more signed powers."""
+        return self._chain(self.sign, depth, "*", "/")
+
+    def _chain(self, part: Callable[[int], Compute], depth: int, *signs: str) -> Compute:
+        """Parts from left to right, in a loop: a long formula is not a deep one."""
+        first = part(depth)
+        rest: list[tuple[str, Compute]] = []
+        while (sign := self._take(*signs)) is not None:
+            rest.append((sign, part(depth)))
+        return _folded(first, rest) if rest else first
 
     def sign(self, depth: int) -> Compute:
         if depth > DEEPEST:
@@ -114,7 +124,10 @@ class _Reader:
 
     def power(self, depth: int) -> Compute:
         base = self.atom(depth)
-        return base if self._take("^") is None else _joined(base, self.sign(depth + 1), "^")
+        if self._take("^") is None:
+            return base
+        exponent = self.sign(depth + 1)
+        return lambda values: math.pow(base(values), exponent(values))
 
     def atom(self, depth: int) -> Compute:
         token = self._next()
@@ -166,15 +179,11 @@ def _all(inner: list[Compute], values: Values) -> list[float]:
     return [one(values) for one in inner]
 
 
-def _joined(left: Compute, right: Compute, sign: str) -> Compute:
-    match sign:
-        case "+":
-            return lambda values: left(values) + right(values)
-        case "-":
-            return lambda values: left(values) - right(values)
-        case "*":
-            return lambda values: left(values) * right(values)
-        case "/":
-            return lambda values: left(values) / right(values)
-        case _:
-            return lambda values: math.pow(left(values), right(values))
+def _folded(first: Compute, rest: list[tuple[str, Compute]]) -> Compute:
+    def compute(values: Values) -> float:
+        value = first(values)
+        for sign, part in rest:
+            value = _JOINED[sign](value, part(values))
+        return value
+
+    return compute

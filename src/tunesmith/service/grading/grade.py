@@ -22,7 +22,7 @@ from tunesmith.service.grading.shapes import (
     StringCheck,
     TextSimilarity,
 )
-from tunesmith.service.grading.similarity import similarity
+from tunesmith.service.grading.similarity import TooLongError, similarity
 from tunesmith.service.grading.templates import NotJsonError, TemplateError, fill
 from tunesmith.service.inner import Post
 
@@ -107,7 +107,7 @@ class Grade:
 
 
 def sample_of(
-    text: str, tools: Sequence[Any] = (), choices: Sequence[Any] | None = None, **more: Any
+    text: str, tools: Sequence[Any] = (), choices: Sequence[Any] | None = None, /, **more: Any
 ) -> dict[str, Any]:
     """The namespace `sample` of an answer: `output_json` is None where the text is no JSON."""
     try:
@@ -116,7 +116,7 @@ def sample_of(
         parsed = None
     message = {"role": "assistant", "content": text, "tool_calls": list(tools) or None}
     made = choices if choices is not None else [{"index": 0, "message": message}]
-    return {"output_text": text, "output_json": parsed, "output_tools": list(tools), "choices": list(made), **more}
+    return {**more, "output_text": text, "output_json": parsed, "output_tools": list(tools), "choices": list(made)}
 
 
 async def grade(grader: Grader, sample: Mapping[str, Any], item: Mapping[str, Any], post: Post) -> Grade:
@@ -152,6 +152,8 @@ async def _single(grader: SingleGrader, values: Mapping[str, Any], post: Post) -
         return _failed(grader, "sample_parse_error", str(error))
     except TemplateError as error:
         return _failed(grader, "invalid_variable_error", str(error))
+    except TooLongError as error:
+        return _failed(grader, "other_error", str(error))
 
 
 def _compares(grader: StringCheck, values: Mapping[str, Any]) -> bool:

@@ -8,45 +8,63 @@
 | meteor | Banerjee & Lavie 2005 (W05-0909): equal words, then Porter stems; no synonyms: no lexicon is shipped |
 | rouge_1 … rouge_5, rouge_l | Lin 2004 (W04-1013): F1 over words of any script, without stemming |
 
+Longest common parts take time by the product of both lengths, so texts of more than `LONGEST` characters are not compared.
+
 The hosted service says that `fuzzy_match` uses the library rapidfuzz, and not which of its functions; this is its
 `ratio`. Texts are compared as they are; ROUGE and METEOR leave case and punctuation aside.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from tunesmith.tasks.words import words
 
+LONGEST = 100_000
+"""Characters of a text."""
 LONGEST_GRAM = 4
 """Order of the n-grams of GLEU."""
 
 
+class TooLongError(ValueError):
+    """A text is too long to be compared."""
+
+
 def similarity(measure: str, said: str, reference: str) -> float:
-    """One of `MEASURES`."""
+    """One of `MEASURES`. Raises `TooLongError`."""
+    for name, text in (("input", said), ("reference", reference)):
+        if len(text) > LONGEST:
+            raise TooLongError(f"the {name} has {len(text):,} characters, of which at most {LONGEST:,} can be compared")
     return MEASURES[measure](said, reference)
 
 
 def fuzzy_match(said: str, reference: str) -> float:
     """2 LCS / (|a| + |b|); two empty texts are equal."""
     length = len(said) + len(reference)
-    return 2 * common_characters(said, reference) / length if length else 1.0
+    return 2 * lcs_length(said, reference) / length if length else 1.0
 
 
-def common_characters(a: str, b: str) -> int:
-    """Length of the longest common subsequence, bit-parallel: one addition on an integer of |a| bits per character of b
-    (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
+def rouge_l(said: str, reference: str) -> float:
+    """F1 of the longest common subsequence of words; 0 where there are none."""
+    ours, wanted = words(said), words(reference)
+    return 2 * lcs_length(ours, wanted) / (len(ours) + len(wanted)) if ours and wanted else 0.0
+
+
+def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the longest common subsequence of characters or words, bit-parallel: one addition on an integer of |a|
+    bits for each of b (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
     """
     places: dict[str, int] = {}
-    for place, character in enumerate(a):
-        places[character] = places.get(character, 0) | 1 << place
+    for place, one in enumerate(a):
+        places[one] = places.get(one, 0) | 1 << place
     every = (1 << len(a)) - 1
     open_places = every
-    for character in b:
-        hits = open_places & places.get(character, 0)
+    for one in b:
+        hits = open_places & places.get(one, 0)
         open_places = ((open_places + hits) | (open_places - hits)) & every
     return len(a) - open_places.bit_count()
 
@@ -68,19 +86,37 @@ def gleu(said: str, reference: str) -> float:
 
 def meteor(said: str, reference: str) -> float:
     """METEOR with the weights of its paper: Fmean = 10PR / (R + 9P), penalty 0.5 (chunks / matches)³."""
-    from nltk.translate.meteor_score import single_meteor_score  # type: ignore[import-untyped]
-
-    said_words, wanted = words(said), words(reference)
-    if not said_words or not wanted:
+    ours, wanted = words(said), words(reference)
+    pairs = _aligned(ours, wanted)
+    if not pairs:
         return 0.0
-    return float(single_meteor_score(wanted, said_words, preprocess=str, wordnet=_NoSynonyms()))
+    precision, recall = len(pairs) / len(ours), len(pairs) / len(wanted)
+    chunks = 1 + sum(b != (a[0] + 1, a[1] + 1) for a, b in pairwise(pairs))
+    mean = 10 * precision * recall / (recall + 9 * precision)
+    return float(mean * (1 - 0.5 * (chunks / len(pairs)) ** 3))
 
 
-class _NoSynonyms:
-    """The lexicon that the measure asks, empty."""
+def _aligned(said: Sequence[str], reference: Sequence[str]) -> list[tuple[int, int]]:
+    """Places of the words that match, in order: equal ones first, then those of equal stem, each from the end."""
+    pairs: list[tuple[int, int]] = []
+    left, right = list(range(len(said))), list(range(len(reference)))
+    for form in (str, _stemmer().stem):
+        places: dict[str, list[int]] = defaultdict(list)
+        for place in right:
+            places[form(reference[place])].append(place)
+        found = {place: open_places.pop() for place in reversed(left) if (open_places := places[form(said[place])])}
+        pairs += found.items()
+        left = [place for place in left if place not in found]
+        taken = set(found.values())
+        right = [place for place in right if place not in taken]
+    return sorted(pairs)
 
-    def synsets(self, word: str) -> list[Any]:
-        return []
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+
+    return PorterStemmer()
 
 
 def _grams(text: str) -> Counter[tuple[str, ...]]:
@@ -128,6 +164,6 @@ MEASURES: Mapping[str, Callable[[str, str], float]] = {
     "gleu": gleu,
     "meteor": meteor,
     **{f"rouge_{n}": _rouge(f"rouge{n}") for n in (1, 2, 3, 4, 5)},
-    "rouge_l": _rouge("rougeL"),
+    "rouge_l": rouge_l,
 }
 """Measure → function of (answer, reference)."""

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 NAMESPACES = ("item", "sample")
-_BRACES = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+# What is between braces holds none that open: a text of nothing but braces is read in one pass.
+_BRACES = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*+)\}\}", re.DOTALL)
 _STEP = re.compile(r"""\.\s*([^\s.\[\]{}"']+)|\[\s*(\d+)\s*\]|\[\s*"([^"\]]*)"\s*\]|\[\s*'([^'\]]*)'\s*\]""")
 
 Path = tuple[str | int, ...]

@@ -28,8 +28,8 @@ from tunesmith.service.worker.tidying import forget
 PURPOSE = "fine-tune"
 MOST_CHECKPOINTS = 3
 """The last ends of epochs that are kept, of which the very last is the tuned model itself."""
-WAIT = 3.0
-"""Seconds in which a worker usually has done what was wished."""
+WAIT = 2.0
+"""Seconds in which a worker usually has done what was wished; a client that waits for three must not ask again."""
 _LOOK = 0.05
 
 _ENDED: Mapping[JobStatus, str] = {
@@ -139,10 +139,12 @@ def resume_job(service: Service, id: str) -> Job:
 
 
 def delete_job(service: Service, id: str) -> Job:
-    """Forget a job that has ended, with its checkpoints' records and its run. Its model, files and names stay."""
+    """Forget a job that has ended, with its events, its checkpoints' records and its run. Its model, files and names
+    stay.
+    """
     job = _allowed(service, id, "delete")
-    for checkpoint in service.store.all(Checkpoint, {"job_id": id}):
-        service.store.remove(Checkpoint, checkpoint.id)
+    for kind in (Checkpoint, Event):
+        service.store.remove_all(kind, {"job_id": id})
     service.store.remove(Job, id)
     forget(service.settings.home, job.id)
     return job
@@ -257,7 +259,7 @@ def _extra(service: Service, request: JobRequest, model: Model | None) -> dict[s
 
     `first_base` is what that model was tuned on at the very first; its `base` may be another tuned model, merged.
     """
-    found = {"trainingType": request.trainingType}
+    found: dict[str, Any] = {"trainingType": request.trainingType}
     if model is not None and model.adapter:
         before = service.store.get(Job, model.job_id) if model.job_id else None
         found |= {"starts_from": model.id, "first_base": first_base(before) if before else shown_base(model.base)}

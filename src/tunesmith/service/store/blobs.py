@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -94,7 +95,7 @@ class FolderBlobs:
                 f"the server's disk has {free / 1e6:,.0f} MB left, and keeps {self.limits.free_disk / 1e6:,.0f}"
             )
         if self.limits.home:
-            used = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+            used = sum(map(_size, self.folder.rglob("*")))
             if used + more > self.limits.home:
                 raise _quota(f"files may take {self.limits.home / 1e6:,.0f} MB, and take {used / 1e6:,.0f}")
 
@@ -191,6 +192,15 @@ class FileWriter:
             with suppress(OSError):
                 self._file.close()
         self.release()
+
+
+def _size(path: Path) -> int:
+    """Of a file; 0 for a folder, and for a file that was removed meanwhile."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def new_part(folder: Path, suffix: str = "") -> tuple[Path, IO[bytes]]:

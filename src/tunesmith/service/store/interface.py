@@ -59,8 +59,11 @@ class Store(Protocol):
         page: Page,
         where: Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
+        without: Sequence[str] = (),
     ) -> Found[N]:
         """Records that `where` allows and whose metadata hold all of `metadata`.
+
+        The fields `without` are left unread and are None: a long list of large ones is quick without them.
 
         Raises `UnknownCursorError` where `page.after` is no record of this kind that `where` allows.
         """
@@ -77,6 +80,10 @@ class Store(Protocol):
         ...
 
     def remove(self, kind: type[Any], id: str) -> bool: ...
+
+    def remove_all(self, kind: type[Any], where: Mapping[str, Any]) -> int:
+        """Remove what `where` allows, which cannot be paged any more afterwards; returns how many."""
+        ...
 
     def move_job(self, id: str, to: JobStatus, *, only_from: Sequence[JobStatus], **changes: Any) -> Job | None:
         """Change a job's status, and other fields with it, if it is in one of `only_from`; else None."""

@@ -27,9 +27,13 @@ def now(connection: sa.Connection) -> float:
     return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
-def take(connection: sa.Connection, name: str, holder: str, seconds: float) -> Lease | None:
-    """A lease that nobody else holds. The token grows whenever it is taken anew, also by the same holder."""
-    moment = now(connection)
+def take(
+    connection: sa.Connection, name: str, holder: str, seconds: float, moment: float | None = None
+) -> Lease | None:
+    """A lease that nobody else holds (at `moment`, else now). The token grows whenever it is taken anew, also by the
+    same holder.
+    """
+    moment = now(connection) if moment is None else moment
     table = _LEASES.table.c
     new = Lease(id=name, created_at=int(moment), holder=holder, until=moment + seconds, token=1)
     insert = _insert(connection).values(**_LEASES.row(new))
@@ -70,12 +74,14 @@ def release(connection: sa.Connection, lease: Lease) -> None:
 def claim(connection: sa.Connection, holder: str, seconds: float, evidence: bool) -> tuple[Job, Lease] | None:
     """The oldest job that waits (`Store.claim_job` says which), and a lease on it."""
     jobs, leases = _JOBS.table, _LEASES.table
+    # One moment for all of it: a clock that is set back in between would make a free job one that cannot be taken.
+    moment = now(connection)
     waits: sa.ColumnElement[bool] = jobs.c.status.in_(("validating_files", "queued", "running"))
     if evidence:
         waits = sa.and_(jobs.c.status == "succeeded", jobs.c.evidence.in_(("pending", "running")))
     living = (
         sa.select(leases.c.id)
-        .where(leases.c.id == sa.literal("job:") + jobs.c.id, leases.c.until > now(connection))
+        .where(leases.c.id == sa.literal("job:") + jobs.c.id, leases.c.until > moment)
         .exists()
     )
     # Another worker's transaction may hold the row: on PostgreSQL it is stepped over; SQLite has one writer at a time.
@@ -83,7 +89,7 @@ def claim(connection: sa.Connection, holder: str, seconds: float, evidence: bool
     oldest = oldest.with_for_update(skip_locked=True)
     while (row := connection.execute(oldest).first()) is not None:
         job: Job = _JOBS.read(row)
-        lease = take(connection, job_lease(job.id), holder, seconds)
+        lease = take(connection, job_lease(job.id), holder, seconds, moment)
         if lease is not None:
             return job, lease
         # It was claimed between reading and locking; a statement repeated sees that.

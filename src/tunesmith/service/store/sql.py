@@ -47,12 +47,14 @@ class SqlStore:
         page: Page,
         where: Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
+        without: Sequence[str] = (),
     ) -> Found[N]:
         how = kind_of(kind)
         narrowed = _narrowed(how, where)
+        columns = [sa.null() if column.name in without else column for column in how.columns]
         key, upwards = sa.tuple_(*how.order), page.order == "asc"
         with self.database.reading() as connection:
-            statement = sa.select(*how.columns).where(*narrowed, *_having(how, metadata, connection))
+            statement = sa.select(*columns).where(*narrowed, *_having(how, metadata, connection))
             if page.after is not None:
                 cursor = cursors.found(connection, how, page.after, narrowed)
                 statement = statement.where(key > cursor if upwards else key < cursor)
@@ -86,6 +88,11 @@ class SqlStore:
             if stood is not None:
                 cursors.remember(connection, how, id, stood)
         return stood is not None
+
+    def remove_all(self, kind: type[Any], where: Mapping[str, Any]) -> int:
+        how = kind_of(kind)
+        with self.database.writing() as connection:
+            return connection.execute(sa.delete(how.table).where(*_narrowed(how, where))).rowcount
 
     def move_job(self, id: str, to: JobStatus, *, only_from: Sequence[JobStatus], **changes: Any) -> Job | None:
         how = kind_of(Job)

@@ -15,7 +15,9 @@ from tunesmith.service.worker.orders import Order, send
 
 @dataclass(slots=True)
 class Hand:
-    """A process at work. `renew_at`, `kill_at`: moments of the monotonic clock; `killed`: it was ended from here."""
+    """A process at work. `renew_at`, `kill_at`: moments of the monotonic clock; `killed`: it was ended from here;
+    `seq`: where the job's events stood when it was started.
+    """
 
     process: subprocess.Popen[bytes]
     order: Order
@@ -23,6 +25,7 @@ class Hand:
     kill_at: float | None = None
     told: bool = False
     killed: bool = False
+    seq: int | None = None
 
     def tell_to_stop(self, seconds: float) -> None:
         """Ask it to finish its step and hand its work back; it is to be killed after `seconds`."""

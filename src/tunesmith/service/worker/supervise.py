@@ -40,6 +40,7 @@ LOOK_SECONDS = 0.05
 IDLE_SECONDS = 0.4
 """Between two looks at the store."""
 MOST_ATTEMPTS = 3
+"""Deaths of a job's process without a step's progress between them."""
 CANCEL_SECONDS, PAUSE_SECONDS = 15.0, 180.0
 """A process has so long to follow a wish before it is killed; a long step is lost by that, so a pause waits for it."""
 GIVE_WAY_SECONDS = 2.0
@@ -187,7 +188,9 @@ class Supervisor:
             return 0.0
         if hand.killed or hand.told:  # one that was just being started ends by the signal itself
             return 0.0
-        attempts = job.attempts + 1
+        # Steps are told once: where more was told, the job came further than ever before, and this death is a first one.
+        further = hand.seq is not None and store.next_seq(job.id) > hand.seq
+        attempts = 1 if further else job.attempts + 1
         _LOG.error("the process of job %s died (%s), attempt %d", job.id, _named(code) or code, attempts)
         if attempts < MOST_ATTEMPTS:
             desk.write(only_from=_WAITING, attempts=attempts)
@@ -244,8 +247,7 @@ class Supervisor:
             store.release(lane.device_lease)
             lane.device_lease = None
             return
-        job, lease = claimed
-        self._begin(lane, kind, job, lease)
+        self._begin(store, lane, kind, *claimed)
 
     def _look_for_unchecked(self, store: Store, lane: _Lane) -> None:
         """A job whose files nobody has looked at, while every device is busy with another job."""
@@ -255,12 +257,14 @@ class Supervisor:
         for job in self._waiting(store, ("validating_files",)):
             lease = store.take_lease(job_lease(job.id), new_holder(), LEASE_SECONDS)
             if lease is not None:
-                self._begin(lane, "validate", job, lease)
+                self._begin(store, lane, "validate", job, lease)
                 return
 
-    def _begin(self, lane: _Lane, kind: Kind, job: Job, lease: Lease) -> None:
+    def _begin(self, store: Store, lane: _Lane, kind: Kind, job: Job, lease: Lease) -> None:
         _LOG.info("%s of job %s begins on %s", kind, job.id, lane.device or "no device")
+        seq = store.next_seq(job.id)
         lane.hand = start(Order(kind, job.id, lease, lane.device or "cpu", self.settings), LEASE_SECONDS / 4)
+        lane.hand.seq = seq
 
     def _first_waiting(self, store: Store) -> Job | None:
         return next(iter(self._waiting(store, _WAITING)), None)

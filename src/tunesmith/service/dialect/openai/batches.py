@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from tunesmith.service.batches.operations import cancel_batch, create_batch, get_batch
-from tunesmith.service.context import Service, service_of
+from tunesmith.service.context import Service, flavour_of, service_of
 from tunesmith.service.http import Body, Metadata, list_body, paging
 from tunesmith.service.store.interface import Page
 from tunesmith.service.store.nouns import Batch
@@ -36,7 +36,7 @@ class CreateBatch(Body):
 
 
 @router.post("")
-def create(body: CreateBatch, service: Parts) -> dict[str, Any]:
+def create(body: CreateBatch, request: Request, service: Parts) -> dict[str, Any]:
     """The batch is `validating` at first; what is wrong with its file is told in `errors` once it is `failed`."""
     expires = body.output_expires_after
     made = create_batch(
@@ -46,6 +46,7 @@ def create(body: CreateBatch, service: Parts) -> dict[str, Any]:
         body.completion_window,
         body.metadata,
         expires.seconds if expires else None,
+        flavour_of(request),
     )
     return batch_body(made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, NoReturn
 
 from fastapi import APIRouter, Depends
@@ -38,7 +39,14 @@ class ModerationRequest(_Open):
 @router.post("/embeddings", summary="Refused: no model for embeddings is registered", response_model=None)
 def create_embedding(body: EmbeddingRequest, service: Annotated[Service, Depends(service_of)]) -> NoReturn:
     """Raises `ApiError`: 404 for a model that does not exist, else 400."""
-    resolved = service.catalogue.resolve(body.model)
+    try:
+        resolved = service.catalogue.resolve(body.model)
+    except ApiError as error:  # which models there are is no help: none of them will do
+        raise replace(
+            error,
+            message=f"The model '{body.model[:120]}' does not exist here, and this server has no model that makes "
+            "embeddings.",
+        ) from error
     raise ApiError(
         400,
         f"The model '{resolved.shown}' writes text and makes no embeddings; this server has no model that does.",

@@ -169,12 +169,14 @@ def list_checkpoints(id: str, service: _Service, page: _Ten) -> dict[str, Any]:
 def report(id: str, request: Request, service: _Service) -> Response:
     """Baselines, scores and verdict of a job's model: JSON, or the report's page where HTML is asked for."""
     job = operations.find_job(service, id)
-    if "text/html" in request.headers.get("accept", ""):
-        page = report_html(service, job)
-        if page is None:
-            raise ApiError(404, f"There is no report of job {id} yet: its evidence is {job.evidence}.", param="id")
-        return FileResponse(page, media_type="text/html", headers=_ALONE)
-    return JSONResponse(dict(report_of(service, job)))
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse(dict(report_of(service, job)))
+    page = report_html(service, job)
+    if page is None:
+        told = report_of(service, job)
+        why = told["message"] or f"the evidence is {told['status']}"
+        raise ApiError(404, f"There is no report of job {id}: {why}.", param="id")
+    return FileResponse(page, media_type="text/html", headers=_ALONE)
 
 
 # The name of a checkpoint has colons, and a slash where its base is a hub's; both come raw or percent-encoded.

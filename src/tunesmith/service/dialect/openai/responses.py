@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from tunesmith.service.asking.response_request import ResponseRequest
+from tunesmith.service.asking.response_request import CountRequest, ResponseRequest
 from tunesmith.service.asking.responses import (
     complete_response,
+    count_tokens,
     forget_response,
     input_items,
     kept_response,
@@ -34,6 +35,12 @@ async def create_response(body: ResponseRequest, request: Request, service: Here
     if body.stream:
         return await event_stream(request, stream_response(service, plan), named=True)
     return JSONResponse(await until_gone(request, complete_response(service, plan)))
+
+
+@router.post("/responses/input_tokens", summary="Count the tokens of a request")
+async def count_input_tokens(body: CountRequest, service: Here) -> dict[str, Any]:
+    """`{object, input_tokens}`: what a response to the same fields would tell as `usage.input_tokens`."""
+    return {"object": "response.input_tokens", "input_tokens": await count_tokens(service, body)}
 
 
 @router.get("/responses/{response_id}", summary="One kept response", response_model=None)

@@ -12,7 +12,10 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
+from tunesmith.service.context import flavour_of
 from tunesmith.service.errors import ApiError
+from tunesmith.service.ids import Flavour
+from tunesmith.service.refusals import body_of
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -29,7 +32,8 @@ async def event_stream(
     `named` gives every event its `type` as its name and leaves out the closing `[DONE]`, as `/responses` has it.
     """
     first = await until_gone(request, _first(events))
-    return StreamingResponse(_lines(first, events, named), media_type="text/event-stream", headers=_HEADERS)
+    lines = _lines(first, events, named, flavour_of(request))
+    return StreamingResponse(lines, media_type="text/event-stream", headers=_HEADERS)
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -56,7 +60,9 @@ def sse(event: Json, name: str | None = None) -> str:
     return f"{head}data: {data.translate(_ENDS)}\n\n"
 
 
-async def _lines(first: Json | None, events: AsyncGenerator[Json, None], named: bool) -> AsyncGenerator[str, None]:
+async def _lines(
+    first: Json | None, events: AsyncGenerator[Json, None], named: bool, flavour: Flavour
+) -> AsyncGenerator[str, None]:
     async with aclosing(events):
         try:
             if first is not None:
@@ -64,7 +70,7 @@ async def _lines(first: Json | None, events: AsyncGenerator[Json, None], named: 
             async for event in events:
                 yield sse(event, str(event["type"]) if named else None)
         except ApiError as error:
-            yield sse(error.body(), "error" if named else None)
+            yield sse(body_of(error, flavour), "error" if named else None)
             return
         if not named:
             yield "data: [DONE]\n\n"
