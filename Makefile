@@ -52,6 +52,7 @@ bench: $(BENCH) ## every script in benchmarks/, each writes its own results (lon
 	set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 .PHONY: accept
+accept: export TUNESMITH_LONG := 1
 accept: test bench ## the long acceptance: test, bench, and every example from its rows to its report
 	rm -rf build/accept
 	$(BIN)/python examples/sql/make_base.py

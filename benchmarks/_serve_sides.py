@@ -119,7 +119,8 @@ class Plain:
         def loaded() -> Any:
             return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
 
-        self._base, self._tuned, self._prompts = loaded(), None, prompts
+        self._base, self._prompts = loaded(), prompts
+        self._tuned: Any = None
         if adapters:
             from peft import PeftModel
 

@@ -1,13 +1,14 @@
 """How fast many are served at once, against `transformers` generate one at a time and `transformers serve`.
 
-    python benchmarks/serve.py [--base embedded 135M] [--rounds 2] [--clients 1 8 32] [--adapters 0 1 8] [--direct]
+    python benchmarks/serve.py [--base embedded 135M] [--rounds N] [--clients 1 8 32] [--adapters 0 1 8] [--direct]
 
 All sides get the same weights (fp32), the same conversations of 256 tokens, and write 64 tokens greedily; no prompt is
-asked twice of one side, so that nothing is remembered. Each cell of the table is measured in every round, the sides in
-turns. Clients ask as soon as their answer is there. Ours is the real HTTP server; with `--direct` the engine alone, and
-the page says so. `transformers serve` has no adapters, and is asked for the base, with and without its continuous
-batching; TUNESMITH_TRANSFORMERS names its executable (default: beside Python), and where it does not run, its row says
-why. Answers are compared with those of generate, text by text.
+asked twice of one side, so that nothing is remembered. In every round each number of clients and adapters has its
+questions, which all sides answer one after the other, in turns. Clients ask as soon as their answer is there. Ours is
+the real HTTP server; with `--direct` the engine alone, and the page says so. `transformers serve` has no adapters, and
+is asked for the base, with and without its continuous batching; TUNESMITH_TRANSFORMERS names its executable (default:
+beside Python), and where it does not run, or takes too long, its row says why. Answers are compared with those of
+generate, text by text. Takes about ten minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ FIRST_BAR = 1.3
 """Time to the first text of a lone request, in passes over its prompt."""
 MEMORY_BAR = 1.3
 """Memory above that of the imported process, in weights and cache."""
+Question = tuple[str, int]
+"""A text, and which model it is for: 0 is the base."""
+PEER_FAILURES = (OSError, RuntimeError, TimeoutError, ValueError, EOFError, asyncio.IncompleteReadError)
 TITLES = {
     "ours": "tunesmith",
     "serve": "transformers serve",
@@ -54,12 +58,26 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Work:
-    """What is asked: tokens of prompt and answer, requests of each client, and how many answers are also generated."""
+    """What is asked: tokens of prompt and answer; requests of each client in a round, but no more than `most` of all;
+    how many answers of a round are also generated; and of how many clients at most the peers are asked."""
 
+    rounds: int
+    each: int = 2
+    most: int = 64
+    compared: int = 4
+    peer_clients: int = 32
     prompt: int = 256
     new: int = 64
-    each: int = 2
-    compared: int = 8
+
+    def count(self, clients: int) -> int:
+        """Requests of a round."""
+        return max(4, clients, min(self.most, clients * self.each))
+
+
+WORK = {"embedded": Work(2), "8M": Work(2), "135M": Work(1, most=32, peer_clients=8)}
+"""So much that all of it takes ten minutes."""
+PEER_PATIENCE = 120.0
+"""Seconds that a round of a peer may take."""
 
 
 @dataclass
@@ -87,7 +105,7 @@ class Cell:
         return statistics.median(ours / plain for ours, plain in pairs)
 
 
-async def asked(side: Side, questions: Sequence[tuple[str, int]], clients: int, tokens: int) -> list[Said]:
+async def asked(side: Side, questions: Sequence[Question], clients: int, tokens: int, patience: float) -> list[Said]:
     """The answers to questions with their models, by so many clients at once, each asking on when it is answered."""
     found: dict[int, Said] = {}
     rest = iter(range(len(questions)))
@@ -97,24 +115,39 @@ async def asked(side: Side, questions: Sequence[tuple[str, int]], clients: int, 
             question, model = questions[number]
             found[number] = await side.ask(question, model, tokens)
 
-    await asyncio.wait_for(asyncio.gather(*(client() for _ in range(clients))), PATIENCE)
+    await asyncio.wait_for(asyncio.gather(*(client() for _ in range(clients))), patience)
     return [found[number] for number in range(len(questions))]
 
 
-def measure(cell: Cell, side: Side, plain: Plain, prompts: Prompts, work: Work) -> None:
-    """One round of a cell: the side, then as many of the same questions one at a time as are compared."""
-    count = max(4, cell.clients * work.each)
-    models = itertools.cycle(range(1, cell.adapters + 1) if cell.adapters else (0,))
-    questions = [(prompts.next(), next(models)) for _ in range(count)]
-    began = time.perf_counter()
-    said = asyncio.run(asked(side, questions, cell.clients, work.new))
-    cell.requests_per_second.append(count / (time.perf_counter() - began))
-    cell.first += [one.first for one in said]
-    cell.asked += count
+def measure(cells: Sequence[Cell], found: dict[str, Any], plain: Plain, prompts: Prompts, work: Work) -> None:
+    """One round of the sides that are asked by so many clients with so many adapters, and of generate."""
+    clients, adapters = cells[0].clients, cells[0].adapters
+    models = itertools.cycle(range(1, adapters + 1) if adapters else (0,))
+    questions = [(prompts.next(), next(models)) for _ in range(work.count(clients))]
     alone = [plain.ask(question, model, work.new) for question, model in questions[: work.compared]]
-    cell.plain_requests_per_second.append(len(alone) / sum(one.seconds for one in alone))
-    cell.compared += len(alone)
-    cell.same += sum(one.text == other.text for one, other in zip(said, alone, strict=False))
+    for cell in cells:
+        patience = PATIENCE if cell.side == "ours" else PEER_PATIENCE
+        began = time.perf_counter()
+        try:
+            said = asyncio.run(asked(found[cell.side], questions, clients, work.new, patience))
+        except PEER_FAILURES as error:
+            if cell.side == "ours":
+                raise
+            cell.skipped = _why(error)
+            continue
+        cell.requests_per_second.append(len(questions) / (time.perf_counter() - began))
+        cell.plain_requests_per_second.append(len(alone) / sum(one.seconds for one in alone))
+        cell.first += [one.first for one in said]
+        cell.asked += len(said)
+        cell.compared += len(alone)
+        cell.same += sum(one.text == other.text for one, other in zip(said, alone, strict=False))
+        print(f"{cell.base} {cell.side} {clients}x{adapters}: {cell.times:.2f}", file=sys.stderr)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"took more than {PEER_PATIENCE:.0f} s"
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:200]
 
 
 @contextmanager
@@ -137,15 +170,17 @@ def sides(folder: Path, base: Path, adapters: Sequence[Path], options: argparse.
             try:
                 server = their_server(executable, base, folder / f"{name}.log", options.threads, batching)
                 side = stack.enter_context(server)
-                asyncio.run(asyncio.wait_for(side.ask("Hello", 0, 2), 120))
+                asyncio.run(asyncio.wait_for(side.ask("Hello", 0, 2), PEER_PATIENCE))
                 found[name] = side
-            except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-                found[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            except PEER_FAILURES as error:
+                found[name] = _why(error)
         yield found
 
 
-def of_base(name: str, options: argparse.Namespace, work: Work) -> dict[str, Any]:
+def of_base(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Everything measured on one base."""
+    given = {key: value for key in ("rounds", "each", "compared") if (value := getattr(options, key)) is not None}
+    work = replace(WORK[name], **given)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         base = make_base(name, folder / "base")
@@ -155,24 +190,23 @@ def of_base(name: str, options: argparse.Namespace, work: Work) -> dict[str, Any
         cells: list[Cell] = []
         with sides(folder, base, adapters, options) as found:
             for side, clients, count in itertools.product(TITLES, options.clients, options.adapters):
-                if side == "ours" or not count:
+                if side == "ours" or (not count and clients <= work.peer_clients):
                     skipped = found[side] if isinstance(found[side], str) else ""
                     cells.append(Cell(name, side, clients, count, skipped=skipped))
-            at_work = [cell for cell in cells if not cell.skipped]
-            for cell in at_work:  # every model is loaded and every path warm
-                asyncio.run(asked(found[cell.side], [("Hello", i) for i in range(cell.adapters + 1)][-8:], 1, 2))
-            plain.ask("Hello", 0, 2)
-            for number in range(options.rounds):
-                for cell in at_work if number % 2 == 0 else at_work[::-1]:
-                    try:
-                        measure(cell, found[cell.side], plain, prompts, work)
-                    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-                        if cell.side == "ours":
-                            raise
-                        cell.skipped = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                    print(f"{name} {cell.side} {cell.clients}x{cell.adapters}: {cell.times}", file=sys.stderr)
-            first = lone(found["ours"], plain, prompts, options.rounds)
+            for side in {cell.side for cell in cells if not cell.skipped}:  # every model is loaded, every path warm
+                models = range(max(options.adapters) + 1 if side == "ours" else 1)
+                asyncio.run(asked(found[side], [("Hello", i) for i in models], 1, 2, PATIENCE))
+            for i in range(len(adapters) + 1):
+                plain.ask("Hello", i, 2)
+            for number in range(work.rounds):
+                for clients, count in itertools.product(options.clients, options.adapters):
+                    group = [one for one in cells if (one.clients, one.adapters) == (clients, count)]
+                    group = [one for one in group if not one.skipped]
+                    if group:
+                        measure(group if number % 2 == 0 else group[::-1], found, plain, prompts, work)
+            first = lone(found["ours"], plain, prompts, work.rounds)
         return {
+            "work": asdict(work),
             "cells": [{**asdict(cell), "times": cell.times} for cell in cells],
             "first": first,
             "memory": memory(base, work, options.threads),
@@ -182,7 +216,7 @@ def of_base(name: str, options: argparse.Namespace, work: Work) -> dict[str, Any
 def lone(side: Side, plain: Plain, prompts: Prompts, rounds: int) -> dict[str, Any]:
     """Seconds until the first text of a request that is alone, and of one pass over its prompt, in turns."""
     first, passes = [], []
-    for _ in range(3 * rounds):
+    for _ in range(5 * rounds):
         question = prompts.next()
         first.append(asyncio.run(side.ask(question, 0, 2)).first)
         passes.append(plain.prefill(question))
@@ -204,13 +238,13 @@ def memory(base: Path, work: Work, threads: int) -> dict[str, Any]:
 
 def page(report: dict[str, Any]) -> str:
     """The figures for people."""
-    work = report["work"]
+    work = WORK["embedded"]
     ours = "the engine alone, without HTTP" if report["direct"] else "the HTTP server"
     lines = [
         "# Serving many at once",
         "",
         "Written by `python benchmarks/serve.py`; do not edit. All sides have the same fp32 weights, read",
-        f"conversations of {work['prompt']} tokens and write {work['new']}, greedily. `generate` is `transformers`",
+        f"conversations of {work.prompt} tokens and write {work.new}, greedily. `generate` is `transformers`",
         "generate, called once for each prompt, adapters switched by peft; measured in the same rounds on the same",
         "questions. First text is the time until it arrives, p50 and p95 over all requests. The 135M shape has random",
         "weights.",
@@ -227,7 +261,7 @@ def page(report: dict[str, Any]) -> str:
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for cell in one["cells"]:
-            lines.append(_line(cell, work["new"]))
+            lines.append(_line(cell, work.new))
         first, held = one["first"], one["memory"]
         alone, once = (1000 * statistics.median(first[key]) for key in ("first", "prefill"))
         imported, peak, weights, cache = (held[key] / 1e6 for key in ("imported", "peak", "weights", "cache"))
@@ -238,7 +272,7 @@ def page(report: dict[str, Any]) -> str:
             "",
             f"Memory: {imported:.0f} MB after import, {peak:.0f} MB at most while eight are answered; weights "
             f"{weights:.0f} MB, keys and values {cache:.0f} MB: above import **{held['times']:.2f}** times weights and "
-            f"cache (at most {MEMORY_BAR}).",
+            f"cache{f' (at most {MEMORY_BAR})' if name == '135M' else ''}.",
         ]
     asked_for = f"at least {BAR:g}, the goal is {GOAL:g}"
     lines += ["", f"`times` is the median over rounds; asked for at 8 clients: {asked_for}. `same`: equal answers.", ""]
@@ -283,20 +317,19 @@ def main() -> None:
     """Measure and publish; ends with 1 where a bar is missed or an answer differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", nargs="+", default=["embedded", "135M"], choices=("embedded", "8M", "135M"))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="default: 2, of 135M one")
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--adapters", nargs="+", type=int, default=[0, 1, 8], help="0 is the base itself")
     parser.add_argument("--peers", nargs="*", default=["serve", "batching"], choices=("serve", "batching"))
     parser.add_argument("--direct", action="store_true", help="the engine without the HTTP server")
-    parser.add_argument("--each", type=int, default=2, help="requests of each client in a round")
-    parser.add_argument("--compared", type=int, default=8, help="answers of a cell and round that are also generated")
+    parser.add_argument("--each", type=int, help="requests of each client in a round (default 2)")
+    parser.add_argument("--compared", type=int, help="answers of a round that are also generated (default 4)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     day = datetime.date.today().isoformat()
     parser.add_argument("--out", type=Path, default=HERE / "results" / f"serve-{day}.json")
     parser.add_argument("--page", type=Path, default=HERE / "serve.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    work = Work(each=options.each, compared=options.compared)
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": f"Python {platform.python_version()}, torch {torch.__version__}, transformers "
@@ -304,8 +337,7 @@ def main() -> None:
         "threads": options.threads,
         "load_before": round(os.getloadavg()[0], 2),
         "direct": options.direct,
-        "work": asdict(work),
-        "bases": {name: of_base(name, options, work) for name in options.base},
+        "bases": {name: of_base(name, options) for name in options.base},
     }
     report["missed"] = missed(report)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -44,14 +44,14 @@ def test_all_sides_answer_the_same_questions(bench: Any, base: Path, tmp_path: P
     from _serve_sides import Direct, Plain
 
     adapters = [adapter_folder(tmp_path / f"a{i}", base, i) for i in range(2)]
-    work = bench.Work(prompt=70, new=6, each=2, compared=4)
+    work = bench.Work(1, prompt=70, new=6, each=2, compared=4)
     prompts = Prompts(base, work.prompt)
     plain = Plain(base, adapters, prompts)
     engine = TorchServing(TorchLimits(memory=1 << 26))
     side = Direct(engine, [ModelRef(str(base)), *(ModelRef(str(base), one) for one in adapters)])
     cells = [bench.Cell("tiny", "ours", clients, count) for clients, count in ((1, 0), (3, 2))]
     for cell in cells:
-        bench.measure(cell, side, plain, prompts, work)
+        bench.measure([cell], {"ours": side}, plain, prompts, work)
         assert cell.same == cell.compared == 4 and cell.times is not None and cell.times > 0
     first = bench.lone(side, plain, prompts, 1)
     asyncio.run(engine.drain(0))
@@ -64,13 +64,48 @@ def test_all_sides_answer_the_same_questions(bench: Any, base: Path, tmp_path: P
     figures.append({**bench.asdict(bench.Cell("tiny", "serve", 8, 0, skipped="it is not there")), "times": None})
     report = {
         "date": "2026-01-02T03:04:05", "machine": "a machine", "threads": 2, "load_before": 0.1, "direct": True,
-        "work": bench.asdict(work), "bases": {"tiny": {"cells": figures, "first": first, "memory": held}},
+        "bases": {"tiny": {"cells": figures, "first": first, "memory": held}},
     }  # fmt: skip
     page = bench.page(report)
     assert "| tunesmith | 3 | 2 |" in page and "4 of 4" in page
     assert "| transformers serve | 8 | base | left out: it is not there |" in page
     figures[1] |= {"clients": 8, "times": 1.5, "same": 3}
     assert [line.split(": ")[1] for line in bench.missed(report)][:2] == ["1.50 times", "1 answers differ"]
+
+
+def test_peers_that_fail_or_take_too_long_are_left_out_and_the_rest_goes_on(
+    bench: Any, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from _serve_models import Prompts
+    from _serve_sides import Plain, Said
+
+    class Peer:
+        def __init__(self, seconds: float, error: Exception | None = None) -> None:
+            self.seconds, self.error = seconds, error
+
+        async def ask(self, question: str, model: int, tokens: int) -> Said:
+            await asyncio.sleep(self.seconds)
+            if self.error is not None:
+                raise self.error
+            return Said("something else", 0.1, 0.2)
+
+    monkeypatch.setattr(bench, "PEER_PATIENCE", 0.2)
+    prompts = Prompts(base, 40)
+    found = {"ours": Peer(0), "serve": Peer(5), "batching": Peer(0, ConnectionError("gone"))}
+    cells = [bench.Cell("tiny", side, 2, 0) for side in found]
+    bench.measure(cells, found, Plain(base, [], prompts), prompts, bench.Work(1, prompt=40, new=2, compared=1))
+    assert [cell.skipped for cell in cells] == ["", "took more than 0 s", "ConnectionError: gone"]
+    assert cells[0].compared == 1 and cells[0].same == 0 and cells[1].times is None
+
+
+def test_without_transformers_serve_its_rows_say_why(
+    bench: Any, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from argparse import Namespace
+
+    monkeypatch.setenv("TUNESMITH_TRANSFORMERS", str(tmp_path / "no such program"))
+    with bench.sides(tmp_path, base, [], Namespace(direct=True, peers=["serve", "batching"], threads=1)) as found:
+        assert all("FileNotFoundError" in found[name] for name in ("serve", "batching"))
 
 
 def test_a_server_is_asked_over_sockets(bench: Any) -> None:

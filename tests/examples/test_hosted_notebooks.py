@@ -14,12 +14,13 @@ import pytest
 from tests.service.live import Live, live_server
 
 pytestmark = pytest.mark.slow
+long = pytest.mark.skipif("TUNESMITH_LONG" not in os.environ, reason="trains for long; set TUNESMITH_LONG=1")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     home = tmp_path_factory.mktemp("home")
-    with live_server(home, "--wait-jobs", "--results-encoding", "auto") as live:
+    with live_server(home, "--wait-jobs", "--no-evidence", "--results-encoding", "auto") as live:
         yield live
 
 
@@ -66,6 +67,7 @@ def test_chat_models(run_notebook: Any) -> None:
     assert answer.startswith("[") and '"' in answer
 
 
+@long
 def test_function_calling(run_notebook: Any) -> None:
     shown = run_notebook("function_calling.ipynb")
     assert shown[2].strip() == "cancelled"
@@ -74,6 +76,7 @@ def test_function_calling(run_notebook: Any) -> None:
     assert right >= 6, shown[6]
 
 
+@long
 def test_classification(run_notebook: Any) -> None:
     shown = run_notebook("classification.ipynb")
     assert shown[2].startswith("succeeded ft:babbage-002:")

@@ -158,6 +158,12 @@ def test_path_tricks_find_nothing(client: TestClient, path: str) -> None:
     assert "root:" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/v1/probe/cancel%0A", "/v1/models/gpt-4o%0a", "/v1/files/a%00b", "/healthz%0D%0A"])
+def test_no_url_has_control_characters(client: TestClient, path: str) -> None:
+    for method in ("GET", "POST"):
+        assert error_of(client.request(method, path), 404)["message"].startswith(f"Invalid URL ({method} ")
+
+
 def test_the_dialect_is_told_by_the_path() -> None:
     azure = ("/openai/files", "/openai/deployments/x/chat/completions", "/subscriptions/1/resourceGroups/g")
     assert {flavour_of_path(path) for path in azure} == {"azure"}
@@ -188,6 +194,7 @@ def test_azure_errors_have_azures_fields_and_ids(client: TestClient) -> None:
         (b'{"model": "m", "n": ' + b"9" * 5000 + b"}", "too long"),
         (b"[" * 100_000, "nested deeper"),
         (b'{"model": ' + b"[" * 150 + b"]" * 150 + b"}", "nested deeper than 100 levels"),
+        (b"[" + b"1," * MOST_VALUES + b"1]", "more than 300,000 values"),
         (b'{"model": "\\ud800"}', "surrogate"),
         (b'{"model": "\xff"}', "not UTF-8"),
         (b"[1]", "expected an object, but got an array"),
@@ -276,6 +283,22 @@ def test_a_body_that_does_not_fit(client: TestClient, body: Any, message: str, p
     error = error_of(client.post("/v1/probe", json=body))
     assert (error["message"], error["param"], error["code"]) == (message, param, code)
     assert "details" not in error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {f"a{i}": 1 for i in range(5_000)},
+        {"model": "m", "messages": [{"x": 1}] * 2_000},
+        {"model": "m", "messages": [1] * 5_000},
+        {"model": "m", "messages": [{"role": "user", "content": [1] * 5_000}]},
+    ],
+    ids=["fields", "items", "kinds", "inside"],
+)
+def test_thousands_of_problems_are_counted_and_not_told(client: TestClient, body: Any) -> None:
+    """To list them took most of a minute for a body of 12 MB, and the server answered nobody meanwhile."""
+    error = error_of(client.post("/v1/probe", json=body))
+    assert re.match(r"Your request has \d+,\d{3} problems", error["message"])
 
 
 def test_all_problems_come_at_once(client: TestClient) -> None:

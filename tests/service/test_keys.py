@@ -118,3 +118,18 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.Capt
     assert secret not in listed and "digest" not in listed
     assert invoke(["keys", "revoke", "key_none", "--home", home]) == 2
     assert invoke(["keys", "create", "x", "--scope", "write", "--home", home]) == 2
+
+
+@pytest.mark.parametrize("wrong", [[""], ["a\nb"], ["a\x1b[31m"], ["x" * 101], ["x", "--days", "99999999999"]])
+def test_a_key_that_nobody_could_list_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    assert invoke(["keys", "create", *wrong, "--home", str(tmp_path / "home")]) == 2
+    assert "a bug" not in capsys.readouterr().err and not (tmp_path / "home").exists()
+
+
+def test_a_home_that_cannot_be_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert invoke(["keys", "create", "x", "--home", str(tmp_path / "file" / "home")]) != 0
+    told = capsys.readouterr().err
+    assert "the home folder cannot be used: not a directory" in told and "a bug" not in told

@@ -153,6 +153,43 @@ def test_a_body_that_stops_half_way_is_given_up() -> None:
     assert refused.value.status == 408
 
 
+def test_a_body_that_comes_byte_by_byte_is_given_up() -> None:
+    """Silence alone does not tell: a byte now and then would hold a place for hours."""
+
+    async def drips() -> ApiError:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0.02)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        async def reading(scope: Any, receive: Any, send: Any) -> None:
+            while True:
+                await receive()
+
+        scope = http_scope("POST", "/v1/x", {"content-length": "900"})
+        with pytest.raises(ApiError) as refused:
+            await asyncio.wait_for(Bodies(reading, limits=SMALL, silence=0.1)(scope, receive, _nowhere), 10)
+        return refused.value
+
+    refused = asyncio.run(drips())
+    assert refused.status == 408
+    assert "slower than 500 bytes a second" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"content-length": "0", "transfer-encoding": "chunked"}, "both 'Content-Length' and 'Transfer-Encoding'"),
+        ({"content-length": "30", "content-encoding": "gzip"}, "Unsupported content encoding: 'gzip'"),
+    ],
+)
+def test_a_body_whose_end_or_text_is_not_clear_is_refused_unread(headers: dict[str, str], said: str) -> None:
+    """Of two lengths each side may believe another one; and a length of 0 would pass every limit."""
+    with pytest.raises(ApiError) as refused:
+        asyncio.run(_through(_wanting, _chunks(10, 10, 10), headers))
+    assert refused.value.status == 400 and said in refused.value.message
+    assert refused.value.headers["connection"] == "close"
+
+
 def test_after_the_body_a_client_may_be_silent() -> None:
     """A stream waits for its client's going, which is no part of the body."""
     with pytest.raises(TimeoutError):

@@ -223,6 +223,23 @@ def test_changes_are_remembered_with_who_and_what(tmp_path: Path) -> None:
     assert secret not in str(entry)
 
 
+def test_what_was_kept_is_not_removed_unseen(service: Service) -> None:
+    with client_of(service) as client:
+        asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "store": True}
+        completion = client.post("/v1/chat/completions", json=asked).json()["id"]
+        response = client.post("/v1/responses", json={"model": "gpt-4o-mini", "input": "hi"}).json()["id"]
+        client.post("/v1/responses/input_tokens", json={"model": "gpt-4o-mini", "input": "hi"})
+        assert client.post(f"/v1/chat/completions/{completion}", json={"metadata": {"a": "b"}}).status_code == 200
+        for path in (f"/v1/chat/completions/{completion}", f"/v1/responses/{response}"):
+            assert client.delete(path).status_code == 200
+        told = [(one.action.split()[0], one.target) for one in service.store.all(AuditEntry)]
+    assert sorted(told) == [
+        ("DELETE", f"/v1/chat/completions/{completion}"),
+        ("DELETE", f"/v1/responses/{response}"),
+        ("POST", f"/v1/chat/completions/{completion}"),
+    ]
+
+
 def _app(service: Service, **endpoints: Any) -> FastAPI:
     app = make_app(service)
     for path, endpoint in endpoints.items():
@@ -332,6 +349,30 @@ def test_a_retry_that_overtakes_waits_for_the_first(making: TestClient, maker: M
         second = pool.submit(making.post, "/v1/make", json={"a": 1}, headers=RETRY)
         maker.gate.set()
         assert first.result().json() == second.result().json() == {"id": "made-1"}
+    assert maker.made == 1
+
+
+async def _together(app: FastAPI, count: int, headers: dict[str, str]) -> None:
+    """So many equal requests, none of which waits for another to be sent."""
+
+    async def one() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b'{"a": 1}', "more_body": False}
+
+        async def send(_: Any) -> None:
+            pass
+
+        given = {"content-type": "application/json", "content-length": "8", **headers}
+        await app(http_scope("POST", "/v1/make", given), receive, send)
+
+    await asyncio.gather(*(one() for _ in range(count)))
+
+
+@pytest.mark.parametrize("headers", [{"idempotency-key": "k"}, RETRY])
+def test_of_several_at_the_same_moment_one_makes_something(
+    making: TestClient, maker: Maker, headers: dict[str, str]
+) -> None:
+    asyncio.run(_together(making.app, 8, headers))  # type: ignore[arg-type]
     assert maker.made == 1
 
 

@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import logging
+import os
 import re
 import resource
 import signal
@@ -34,7 +35,7 @@ from tests.service.scripted import ScriptedEngine
 from tunesmith.cli.main import invoke
 from tunesmith.cli.serve import described
 from tunesmith.errors import RecipeError, ResourceError
-from tunesmith.service import connections
+from tunesmith.service import connections, server
 from tunesmith.service.configuring import read_settings
 from tunesmith.service.keys import create_key
 from tunesmith.service.server import address, bind
@@ -42,6 +43,8 @@ from tunesmith.service.settings import Limits, ServeSettings
 from tunesmith.service.store import open_store
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+long = pytest.mark.skipif("TUNESMITH_LONG" not in os.environ, reason="takes long; set TUNESMITH_LONG=1")
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +165,7 @@ def test_more_parallel_connections_than_are_taken(tmp_path: Path) -> None:
         _survives(live, 300, 60)
 
 
-@pytest.mark.slow
+@long
 def test_ten_thousand_parallel_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All of them are open before the first asks, which takes a slow machine a while.
     monkeypatch.setattr(connections, "HEAD_SECONDS", 90)
@@ -210,7 +213,7 @@ def test_a_wrong_key_is_told_to_a_client_that_uploads(tmp_path: Path) -> None:
             client.files.create(file=("big.jsonl", b"x" * 30_000_000), purpose="fine-tune")
 
 
-@pytest.mark.slow
+@long
 @pytest.mark.parametrize("declared", [True, False], ids=["says its size", "does not"])
 def test_a_file_of_600_megabytes_is_refused_in_little_memory(tmp_path: Path, declared: bool) -> None:
     chunk, count = b'{"messages": []}\n' * 60_000, 590
@@ -504,6 +507,35 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
     assert found.limits == Limits(file=5, requests_per_minute=60)
     assert found.aliases["gpt-4o"] == str(model)
     assert found.aliases["small"] == found.aliases["gpt-4"] == "embedded:base"
+
+
+def test_a_log_to_standard_error_can_stand_in_the_file(tmp_path: Path) -> None:
+    from tunesmith.cli.serve import settings_from
+
+    file = tmp_path / "serve.yaml"
+    file.write_text("log: '-'\n")
+    assert settings_from(tmp_path, file, None, {}).log is None
+    assert settings_from(tmp_path, file, str(tmp_path / "x"), {}).log == tmp_path / "x"
+
+
+@pytest.mark.parametrize("name", ["connections", "body", "batch_rows", "queued_jobs"])
+def test_a_limit_of_nothing_at_all_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(f"limits: {{{name}: 0, home: 0, requests_per_minute: 0, request_seconds: 0}}\n")
+    with pytest.raises(RecipeError, match=f"limits.{name}: input should be greater") as refused:
+        read_settings(file, ServeSettings(home=tmp_path))
+    assert "2 settings" not in str(refused.value)
+
+
+def test_a_server_that_cannot_start_its_parts_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(_: Any) -> None:
+        raise OSError("no processes left")
+
+    monkeypatch.setattr("tunesmith.service.background.Background.start", cannot)
+    settings = ServeSettings(home=tmp_path, port=0, worker=False, log=tmp_path / "log.jsonl")
+    with pytest.raises(ResourceError, match=r"could not start its parts; see .*log\.jsonl"):
+        server.serve(settings)
+    assert "no processes left" in (tmp_path / "log.jsonl").read_text()
 
 
 def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.evaluation.engines import FakeEngine
 from tests.tasks.rows import example
-from tunesmith.data.types import Example
+from tunesmith.data.types import Example, Message
 from tunesmith.evaluation import (
     PromptCandidate,
     compare,
@@ -24,7 +24,16 @@ from tunesmith.evaluation import (
 )
 from tunesmith.recipe.schema import METRICS
 from tunesmith.recipe.schema import Task as TaskSpec
-from tunesmith.tasks import Task, asking_conversation, fit_task, quick_score, restore_task, slices_of, task_record
+from tunesmith.tasks import (
+    Task,
+    asking_conversation,
+    fit_task,
+    quick_score,
+    restore_task,
+    slices_of,
+    task_record,
+    training_conversation,
+)
 
 CODE = {"code": "def f():\n    return 1", "tests": "assert f() == 1"}
 CALL = {"name": "book", "arguments": {"city": "Rome", "nights": 2}}
@@ -98,6 +107,17 @@ def test_it_asks_in_words_and_is_restored(kind: str, spec: dict[str, TaskSpec]) 
     assert [m.role for m in asked[1:]] == ["user", "assistant"] * 2 + ["user"]
     assert asked[2].content == task.reply(rows(kind)[1].expected)
     assert restore_task(json.loads(json.dumps(task_record(task)))) == task
+
+
+def test_developer_is_another_word_for_system() -> None:
+    task = fit_task(TaskSpec(instruction="Be kind."), "generation", rows("generation"))
+    for role in ("system", "developer"):
+        turns = (Message(role, "Be brief."), Message("user", "q"), Message("assistant", "a"))
+        row, shot = (Example(name, turns, "a", 1, "rows") for name in ("row", "shot"))
+        asked = asking_conversation(task, row, [shot])
+        assert [turn.role for turn in asked] == ["system", "user", "assistant", "user"]
+        assert asked[0].content == "Be kind.\n\nBe brief."
+        assert training_conversation(task, row) == (*asking_conversation(task, row), Message("assistant", "a"))
 
 
 @every

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCOPES = ("read", "infer", "train", "admin")
 _DAY = 86_400
+_LONGEST_NAME = 100
 
 
 def _store_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +43,7 @@ def command() -> None:
 @click.option(
     "--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="Repeatable; default read, infer, train."
 )
-@click.option("--days", type=click.IntRange(1), metavar="N", help="The key expires after so many days.")
+@click.option("--days", type=click.IntRange(1, 36_500), metavar="N", help="The key expires after so many days.")
 @_store_options
 def create(
     name: str, scopes: tuple[str, ...], days: int | None, home: Path | None, database: str | None, as_json: bool
@@ -50,6 +51,8 @@ def create(
     """Make a key called NAME, and print its secret: this once, for it is not kept."""
     from tunesmith.service.keys import USUAL, create_key
 
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise click.BadParameter(f"a name has 1 to {_LONGEST_NAME} printable characters", param_hint="NAME")
     expires_at = int(time.time()) + days * _DAY if days is not None else None
     with _store(home, database, new=True) as store:
         key, secret = create_key(store, name, scopes or USUAL, expires_at=expires_at)

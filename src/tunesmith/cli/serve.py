@@ -102,9 +102,8 @@ def settings_from(home: Path | None, file: Path | None, log: str | None, flags: 
         given["home"] = home
     settings = replace(settings, **given)
     settings = replace(settings, home=settings.home.expanduser().absolute())
-    if log == "-":
-        return replace(settings, log=None)
-    return replace(settings, log=Path(log) if log else settings.log or settings.home / "logs" / "server.jsonl")
+    place = Path(log) if log else settings.log or settings.home / "logs" / "server.jsonl"
+    return replace(settings, log=None if str(place) == "-" else place.expanduser())
 
 
 def environment(url: str, key: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import click
 
 from tunesmith.cli.options import FOLDER
 from tunesmith.cli.serve import settings_from
+from tunesmith.errors import ResourceError
 
 STOP_SECONDS = 60.0
 """How long a step may take when the worker is told to end."""
@@ -40,8 +41,9 @@ def command(
     logs.configure(None)
     ending = threading.Event()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def end(number: int, _frame: FrameType | None) -> None:
         ending.set()
+        signal.signal(number, signal.SIG_DFL)  # told twice, it goes at once, and its processes with it
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
@@ -50,4 +52,6 @@ def command(
     click.echo(f"working on the jobs in {settings.home} on {', '.join(settings.devices)}; Ctrl-C ends it")
     while supervisor.alive and not ending.wait(0.5):
         pass
+    if not ending.is_set():
+        raise ResourceError("the worker has ended by itself", fix="its last lines above say why; start it again")
     supervisor.stop(STOP_SECONDS)

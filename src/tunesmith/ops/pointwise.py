@@ -56,7 +56,7 @@ def rms_norm(x: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     if native is None:
         rstd = torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps)
         return x * rstd * norm.scale, rstd
-    out, rstd = torch.empty_like(x), x.new_empty(len(x), 1)
+    out, rstd = torch.empty_like(x), x.new_empty(x.shape[0], 1)
     native.rms_norm(*_at(x, norm.weight), norm.eps, norm.offset, *_at(out, rstd), *x.shape)
     return out, rstd
 

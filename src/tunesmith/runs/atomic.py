@@ -46,7 +46,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole, keys in their order, NaN refused (`ValueError`). Raises `ResourceError` naming the path."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    # Half of a surrogate pair, which JSON can say and UTF-8 cannot, stays the escape that it was.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import time
 
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.service.auth import needed_scope
+from tunesmith.service.auth import asks_a_model
 from tunesmith.service.entrance import Visit
 from tunesmith.service.ids import new_id
 from tunesmith.service.store.interface import Store
@@ -29,7 +29,7 @@ def is_change(visit: Visit) -> bool:
     """Whether a request, as it was answered, is one to remember."""
     if visit.method in ("GET", "HEAD", "OPTIONS") or visit.route == "unmatched" or visit.status in _REFUSED:
         return False
-    return needed_scope(visit.method, visit.path) != "infer" or "/batches" in visit.path or "/evals" in visit.path
+    return not asks_a_model(visit.method, visit.path)
 
 
 class Audit:

@@ -28,7 +28,9 @@ OPEN = frozenset({"/healthz", "/readyz"})
 """Answered without a key: they say whether the server lives, and nothing else."""
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
-_ASKING = re.compile(r"/(deployments/[^/]+/)?(chat/completions|completions|responses|embeddings|moderations)")
+_ASKING = re.compile(
+    r"/(deployments/[^/]+/)?(chat/completions|completions|responses(/input_tokens)?|embeddings|moderations)"
+)
 _INFER = re.compile(r"/(batches|evals|chat/completions|responses)(/.*)?")
 _ADMIN = re.compile(r"/fine_tuning/checkpoints/.+/permissions(/.*)?|/files/import|/subscriptions/.*", re.IGNORECASE)
 

@@ -8,6 +8,7 @@ so that a cancellation ends it within a moment.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 import time
@@ -26,6 +27,8 @@ from tunesmith.service.store.nouns import Batch, EvalRun, Lease
 
 log = logging.getLogger("tunesmith.service")
 
+AT_ONCE = 4
+"""Runs and batches in work together, the oldest first: each has its rows in memory, and all share the gate."""
 LOOK_SECONDS = 1.0
 """Between two looks into the store; a bell wakes earlier."""
 LEASE_SECONDS = 15.0
@@ -33,6 +36,8 @@ LEASE_SECONDS = 15.0
 RENEW_SECONDS = 5.0
 LONGEST_WAIT = 10.0
 """Seconds that a row waits at most before it is asked again, when the engine's queue was full."""
+AWAY_SECONDS = 10.0
+"""Until work is taken up again that met a database that was away, or a full disk."""
 PATIENCE = 3_600.0
 """Seconds after which a row is refused as a client would be."""
 
@@ -76,6 +81,7 @@ class Background:
         self._gate = Gate(service.engine)
         self._post = patient(self._gate.counted(Inner(service).post))
         self._works: dict[str, asyncio.Task[None]] = {}
+        self._put_off: dict[str, float] = {}
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -96,7 +102,7 @@ class Background:
             try:
                 for sort in SORTS:
                     for record in await asyncio.to_thread(self._open, sort):
-                        if record.id not in self._works:
+                        if self._may_begin(sort, record):
                             self._begin(sort, record)
             except Exception:
                 # A database that is away for a moment must not end the work of a server that goes on without.
@@ -106,6 +112,12 @@ class Background:
     def _open(self, sort: Sort) -> tuple[Any, ...]:
         return self.service.store.all(sort.record, {"status": sort.open})
 
+    def _may_begin(self, sort: Sort, record: Any) -> bool:
+        if record.id in self._works or time.monotonic() < self._put_off.get(record.id, 0):
+            return False
+        self._put_off.pop(record.id, None)
+        return len(self._works) < AT_ONCE or record.status in sort.stopping
+
     def _begin(self, sort: Sort, record: Any) -> None:
         task = asyncio.get_running_loop().create_task(self._work(sort, record), name=f"work on {record.id}")
         self._works[record.id] = task
@@ -113,6 +125,7 @@ class Background:
 
     def _end(self, id: str, task: asyncio.Task[None]) -> None:
         self._works.pop(id, None)
+        self.service.bell.ring()  # there is room for the next
         if not task.cancelled() and (error := task.exception()) is not None:
             # It could not even be begun or failed: the store is away. The next look tries again.
             log.error("work in the background could not be done", exc_info=error, extra={"work": id})
@@ -125,7 +138,11 @@ class Background:
             return  # another server does it
         try:
             await self._under_lease(sort, record, lease)
-        except Exception:
+        except Exception as error:
+            if is_away(error):
+                log.warning("work in the background is put off: %s", error, extra={"work": name})
+                self._put_off[record.id] = time.monotonic() + AWAY_SECONDS
+                return
             # One run that meets a mistake of ours must not end the others.
             log.exception("work in the background failed", extra={"work": name})
             await asyncio.to_thread(_fail, self.service, sort, record.id)
@@ -173,6 +190,16 @@ async def _ended(work: asyncio.Task[None]) -> None:
     """Cancel it if it goes on, and wait until it has ended."""
     work.cancel()
     await asyncio.wait({work})
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether it is no mistake of anybody: the database is away for a moment, or the disk is full."""
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_away(one) for one in error.exceptions)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, OperationalError)
 
 
 def _fail(service: Service, sort: Sort, id: str) -> None:

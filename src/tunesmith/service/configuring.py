@@ -45,7 +45,12 @@ def _model(name: str, kind: type[Any], other: Mapping[str, Any]) -> type[BaseMod
     return model
 
 
-_LIMITS = _model("LimitsFile", Limits, {one.name: Annotated[int, Field(ge=0)] | None for one in fields(Limits)})
+_MAY_BE_0 = frozenset({"home", "free_disk", "requests_per_minute", "request_seconds", "waiting_requests"})
+_LIMITS = _model(
+    "LimitsFile",
+    Limits,
+    {one.name: Annotated[int, Field(ge=0 if one.name in _MAY_BE_0 else 1)] | None for one in fields(Limits)},
+)
 
 
 _Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]

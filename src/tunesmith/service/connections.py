@@ -1,7 +1,7 @@
 """Connections as a public server needs them: so many and no more, and none that is held open without a request.
 
 A connection too many is heard and told 503 in OpenAI's words, instead of being cut off; a client that takes its time
-with the head of its request is let go.
+with the head of a request, or does not take its answer, is let go.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from tunesmith.service.errors import invalid
 from tunesmith.service.limits import crowded
 
 HEAD_SECONDS, HURRIED_SECONDS = 30.0, 5.0
-"""How long the head of a first request may take; and where there are too many connections already."""
+"""How long the head of a request may take, the first one's from the connection on; and where there are too many
+connections already."""
+TAKING_SECONDS = 120.0
+"""How long a client may leave an answer lie that is ready for it."""
 CROWD = 8
 """Open connections for each that is taken: the others have to be told that they are too many."""
 FILES_BESIDE = 200
@@ -40,6 +43,7 @@ def protocol(most: int) -> type[H11Protocol]:
         """HTTP/1.1 with the bounds of this file."""
 
         head_timer: asyncio.TimerHandle | None = None
+        taking_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -49,13 +53,32 @@ def protocol(most: int) -> type[H11Protocol]:
             self.head_timer = self.loop.call_later(HURRIED_SECONDS if full else HEAD_SECONDS, self._too_slow)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self.head_timer is not None:
-                self.head_timer.cancel()
+            for timer in (self.head_timer, self.taking_timer):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
+        def data_received(self, data: bytes) -> None:
+            # From here on no keep-alive timer runs, so the head of a second request needs one of its own.
+            if self.timeout_keep_alive_task is not None:
+                if self.head_timer is not None:
+                    self.head_timer.cancel()
+                self.head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+            super().data_received(data)
+
         def _too_slow(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and self.timeout_keep_alive_task is None:
                 self.transport.abort()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.taking_timer = self.loop.call_later(TAKING_SECONDS, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self.taking_timer is not None:
+                self.taking_timer.cancel()
+            super().resume_writing()
 
         def send_400_response(self, msg: str) -> None:
             """What is no HTTP, in OpenAI's body; nothing once an answer is under way."""

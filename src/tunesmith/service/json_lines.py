@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from tunesmith.service.errors import ApiError
@@ -32,3 +33,8 @@ def json_line(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # a model may have written half of a surrogate pair
         return json.dumps(value).encode() + b"\n"
+
+
+def json_lines(values: Iterable[Any]) -> bytes:
+    """A whole file of them."""
+    return b"".join(map(json_line, values))

@@ -69,7 +69,9 @@ def configure(place: Path | None) -> None:
         handler = logging.StreamHandler(sys.stderr)
     else:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(place, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8")
+        handler = logging.handlers.RotatingFileHandler(
+            place, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8", errors="backslashreplace"
+        )
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     for old in list(root.handlers):

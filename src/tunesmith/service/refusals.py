@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -68,6 +69,8 @@ def as_api_error(error: BaseException, request: Request | None = None) -> ApiErr
         return unknown_cursor(request.query_params.get("after") if request is not None else None)
     if isinstance(error, OverloadedError):
         return overloaded(error.retry_after)
+    if isinstance(error, OperationalError):
+        return _of_the_database(error)
     if isinstance(error, _USERS_MISTAKES):
         return ApiError(400, _sentences(error))
     if isinstance(error, HTTPException):
@@ -75,6 +78,16 @@ def as_api_error(error: BaseException, request: Request | None = None) -> ApiErr
     return ApiError(
         500, "The server had an error while processing your request.", kind="server_error", headers=NO_RETRY
     )
+
+
+def _of_the_database(error: OperationalError) -> ApiError:
+    """503 where the database is full, locked or away: nothing of the request was kept."""
+    said = str(error.orig).lower()
+    if "disk is full" in said or "no space left" in said:
+        message = "The server's disk is full: nothing more can be kept until whoever runs it has made room."
+        return ApiError(503, message, kind="server_error", code="exceeded_quota", headers=NO_RETRY)
+    message = "The server's database cannot be used at the moment. Try again shortly."
+    return ApiError(503, message, kind="server_error", headers={"retry-after": "5"})
 
 
 def overloaded(retry_after: int) -> ApiError:

@@ -73,14 +73,20 @@ class Repeats:
         if body is None:
             return  # the client is gone
         request = _named(scope, headers, key, body)
-        if request.seconds and await self._answered(request, scope, receive, send):
-            return
-        await self._first(request, scope, receive if form else _again(body, receive), send)
+        while request.seconds and (before := self.under_way.get(request.name)) is not None:
+            await before.wait()
+        # Nothing is awaited between the last look and this, so that of several that waited one goes on.
+        done = self.under_way.setdefault(request.name, asyncio.Event())
+        try:
+            if not request.seconds or not await self._answered(request, scope, receive, send):
+                await self._first(request, scope, receive if form else _again(body, receive), send)
+        finally:
+            if self.under_way.get(request.name) is done:
+                del self.under_way[request.name]
+            done.set()
 
     async def _answered(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> bool:
         """Whether the answer of an earlier one could be sent."""
-        while (before := self.under_way.get(request.name)) is not None:
-            await before.wait()
         found = await run_in_threadpool(self.store.get, Repeat, request.name)
         if found is None or found.created_at < time.time() - request.seconds:
             return False
@@ -96,7 +102,6 @@ class Repeats:
 
     async def _first(self, request: _Request, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer it, and keep the answer before the client has it."""
-        done = self.under_way.setdefault(request.name, asyncio.Event())
         answer = _Answer()
 
         async def kept(message: Message) -> None:
@@ -105,12 +110,7 @@ class Repeats:
                 await run_in_threadpool(self._keep, request, answer)
             await send(message)
 
-        try:
-            await self.app(scope, receive, kept)
-        finally:
-            if self.under_way.get(request.name) is done:
-                del self.under_way[request.name]
-            done.set()
+        await self.app(scope, receive, kept)
 
     def _keep(self, request: _Request, answer: _Answer) -> None:
         now = int(time.time())

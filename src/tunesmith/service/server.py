@@ -190,6 +190,9 @@ def serve(settings: ServeSettings, started: Callable[[str], None] = lambda _: No
         settle()
         started(address(settings.host, listener.getsockname()[1]))
         server.run(sockets=[listener])
+        if not server.started:
+            where = "" if settings.log is None else f"; see {settings.log}"
+            raise ResourceError(f"the server could not start its parts{where}")
     finally:
         listener.close()
 

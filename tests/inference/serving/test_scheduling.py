@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from tests.inference.serving.asking import GREEDY, adapter_folder, answers, base_folder, conversation, serve, told
 from tests.tiny import build
 from tunesmith.errors import EngineError
+from tunesmith.inference.serving import torch_serving
 from tunesmith.inference.serving.memory import Beginnings, Known, Segment, as_ids, common
 from tunesmith.inference.serving.runner import FlatRunner, Part
 from tunesmith.inference.serving.torch_serving import TorchLimits, TorchServing
@@ -323,3 +326,111 @@ def test_draining_ends_what_takes_too_long(ref: ModelRef) -> None:
         return time.perf_counter() - began
 
     assert serve(work) < 2
+
+
+def test_of_many_known_beginnings_the_best_is_found_as_by_looking_at_all() -> None:
+    draw = random.Random(3)
+    kept, plain = Beginnings(), list[Known]()
+    for _ in range(400):
+        ids = [*[0, 300] * draw.randrange(8, 20), *(draw.randrange(2) * 300 for _ in range(draw.randrange(5)))]
+        segment = Segment()
+        segment.length = len(ids)
+        segment.bytes = len(ids)
+        kept.keep(Known(None, as_ids(ids), segment))
+        plain.append(Known(None, as_ids(ids), segment))
+    for _ in range(300):
+        asked = as_ids(draw.choice(plain).ids[: draw.randrange(10, 40)].tolist() + [300, 0, 300][: draw.randrange(4)])
+        best = max(common(one.ids, asked[:-1]) for one in plain)
+        found, length = kept.longest(None, asked)
+        assert length == (best if best >= 16 else 0)
+        assert found is None or common(found.ids, asked) >= length
+    left = [one.ids.tobytes() for one in kept._used]
+    assert not [a for a in left for b in left if a != b and b.startswith(a)], "one begins another"
+    assert kept.bytes == sum(one.segment.bytes for one in kept._used) and len(kept) < 400
+    while kept.drop_oldest():
+        pass
+    assert kept.bytes == len(kept) == 0
+
+
+def test_nothing_is_kept_under_an_adapter_that_has_left(tmp_path: Path, ref: ModelRef) -> None:
+    """Neither where its last stream was closed while it wrote, nor where its file was written anew meanwhile."""
+    tuned = ModelRef(ref.base, adapter_folder(tmp_path / "a", ref.base, 1), "raw")
+
+    async def work(engine: TorchServing) -> Any:
+        stream = cast(AsyncGenerator[Piece | Usage, None], engine.submit(asking(tuned, SYSTEM, new=400)))
+        await anext(stream)
+        adapter_folder(tmp_path / "a", ref.base, 2, rank=5)
+        other = cast(AsyncGenerator[Piece | Usage, None], engine.submit(asking(tuned, SYSTEM, new=400)))
+        await anext(other)
+        await stream.aclose()
+        engine.forget(tuned)
+        await other.aclose()
+        await told(engine, asking(ref, "x", new=1))
+        (resident,) = engine._residents.values()
+        return {one.adapter for one in resident.loop._beginnings._used}, resident.adapters
+
+    assert serve(work) == (set(), 0)
+
+
+def test_a_model_that_is_being_loaded_keeps_no_other_waiting(
+    tmp_path: Path, ref: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More requests than a process has threads for such things wait for it."""
+    slow = ModelRef(str(base_folder(tmp_path / "slow")), None, "raw")
+    load, go_on = torch_serving._loaded, threading.Event()
+
+    def loaded(base: str, *rest: Any) -> Any:
+        if base == slow.base:
+            assert go_on.wait(30)
+        return load(base, *rest)
+
+    monkeypatch.setattr(torch_serving, "_loaded", loaded)
+
+    async def work(engine: TorchServing) -> Any:
+        await engine.load(ref)
+        waiting = [asyncio.create_task(told(engine, asking(slow, f"{i}", new=2))) for i in range(40)]
+        await asyncio.sleep(0.05)
+        _, usage = await asyncio.wait_for(told(engine, asking(ref, new=3)), 10)
+        await asyncio.wait_for(asyncio.to_thread(int), 10)
+        go_on.set()
+        return usage.answer, len(await asyncio.gather(*waiting))
+
+    assert serve(work) == (3, 40)
+
+
+def test_no_more_models_are_resident_than_may_be_however_they_are_asked(tmp_path: Path) -> None:
+    refs = [ModelRef(str(base_folder(tmp_path / str(i), model=build("llama", seed=i))), None, "raw") for i in range(4)]
+
+    async def work(engine: TorchServing) -> Any:
+        found = await asyncio.gather(*(engine.load(one) for one in refs))
+        return len(found), engine.state()["models_resident"]
+
+    assert serve(work, TorchLimits(memory=1 << 26, models=2)) == (4, 2)
+
+
+def test_a_model_of_its_own_leaves_once_nobody_asks_it(tmp_path: Path, ref: ModelRef) -> None:
+    folder = adapter_folder(tmp_path / "whole", ref.base, 1, modules_to_save=("embed_tokens",))
+    own = ModelRef(ref.base, folder, "raw")
+
+    async def work(engine: TorchServing) -> Any:
+        stream = cast(AsyncGenerator[Piece | Usage, None], engine.submit(asking(own, new=40)))
+        await anext(stream)
+        engine.forget(own)
+        before = engine.state()["models_resident"]
+        rest = [item async for item in stream]
+        return before, rest[-1].answer, engine.state()["models_resident"]
+
+    assert serve(work) == (1, 40, 0)
+
+
+def test_a_failure_does_not_count_those_away_who_are_about_to_enter(ref: ModelRef) -> None:
+    async def work(engine: TorchServing) -> Any:
+        await engine.load(ref)
+        (resident,) = engine._residents.values()
+        loop = resident.loop
+        loop._queued = 3  # counted, and on their way
+        loop._fail_all(EngineError("gone"))
+        left, loop._queued = loop._queued, 0
+        return left
+
+    assert serve(work) == 3

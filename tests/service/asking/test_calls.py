@@ -7,6 +7,7 @@ import json
 import re
 from itertools import count
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -190,10 +191,27 @@ def test_json_is_on_one_line_or_on_lines_of_its_own() -> None:
 
 def test_why_a_schema_cannot_be_kept_is_said_in_a_line() -> None:
     assert schema_fault({"type": "object"}) is None
-    for schema in ({"type": "strin"}, {"not": {}}, {"type": "string", "pattern": "(?=x)"}, {"$ref": "#/$defs/none"},
-                   {"$ref": "#"}):  # fmt: skip
+    kept_by_none: list[dict[str, Any]] = [
+        {"type": "strin"}, {"not": {}}, {"type": "string", "pattern": "(?=x)"}, {"$ref": "#/$defs/none"}, {"$ref": "#"}
+    ]  # fmt: skip
+    for schema in kept_by_none:
         fault = schema_fault(schema)
         assert fault and "\n" not in fault and "start:" not in fault, fault
+
+
+def test_schemas_that_take_long_to_compile_are_refused_at_once() -> None:
+    def steps(*numbers: float) -> dict[str, Any]:
+        return {"type": "array", "items": {"anyOf": [{"type": "number", "multipleOf": number} for number in numbers]}}
+
+    assert all(schema_fault(steps(*kept)) is None for kept in ((0.01, 5, 30, 1e6), (9973,), (0.25,)))
+    begin = process_time()
+    for numbers in ((999_983,), (9.99983,), (9973, 9967), (-123_456_789_123,), (1e-300 / 3,)):
+        fault = schema_fault({"type": "object", "properties": {"a": steps(*numbers)}, "required": ["a"]})
+        assert fault and "multipleOf" in fault, numbers
+    assert process_time() - begin < 1
+    assert schema_fault({"type": "object", "properties": {"multipleOf": {"type": "integer"}}}) is None
+    for odd in (True, "2", None, [3], float("inf"), float("nan"), 0):
+        assert schema_fault({"type": "number", "multipleOf": odd}), odd
 
 
 def cut(text: str, places: list[int]) -> list[Piece]:

@@ -284,6 +284,31 @@ def test_failing_in_the_middle_is_an_event(open_house: Any) -> None:
         house.client.chat.completions.create(model="gpt-4o", messages=ASKED)
 
 
+def test_conversations_of_many_turns_are_refused_at_once(open_house: Any) -> None:
+    """Counting them exactly takes time that grows with the square of their turns."""
+    house: House = open_house(ScriptedEngine("fine", context=1200))
+
+    def say(turns: int) -> Any:
+        said: Any = [{"role": ("user", "assistant")[i % 2], "content": "a"} for i in range(turns)]
+        return house.client.chat.completions.create(model="gpt-4o", messages=said, max_tokens=5)
+
+    def counting(turns: Any) -> Any:
+        raise AssertionError("counted exactly")
+
+    assert say(101).choices[0].message.content == "fine"
+    exact = house.engine.renderer.prompt_ids
+    house.engine.renderer.prompt_ids = counting  # type: ignore[method-assign]
+    try:
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 1200 tokens") as long:
+            say(2047)
+        assert long.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError, match="at most 2048 turns, but got 2049") as many:
+            say(2049)
+        assert many.value.param == "messages"
+    finally:
+        house.engine.renderer.prompt_ids = exact  # type: ignore[method-assign]
+
+
 def test_too_much_and_too_long(open_house: Any) -> None:
     house: House = open_house(ScriptedEngine("fine", context=100))
     with pytest.raises(openai.BadRequestError) as long:

@@ -15,6 +15,7 @@ import openai
 import pytest
 import requests
 from openai import AzureOpenAI, OpenAI
+from starlette.testclient import TestClient
 
 from tests.service.azure.serving import make_service, served, tuned
 from tests.service.azure.test_jobs import rows
@@ -218,6 +219,16 @@ def test_with_a_deployment_in_the_client_the_model_of_a_request_does_not_matter(
     # Clients of old put the deployment before these too.
     old = requests.get(f"{url}/openai/deployments/dep1/fine_tuning/jobs", params={"api-version": "x"}, timeout=30)
     assert old.status_code == 200
+
+
+def test_what_goes_wrong_in_a_stream_is_told_in_azures_words(client: TestClient, service: Service) -> None:
+    service.engine.fail_after = 2  # type: ignore[union-attr]
+    body: dict[str, Any] = {"model": "gpt-4o-mini", "messages": SAY, "stream": True}
+    for path in ("/openai/deployments/gpt-4o-mini/chat/completions?api-version=2024-10-21", "/v1/chat/completions"):
+        answer = client.post(path, json=body)
+        error = json.loads(answer.text.splitlines()[-2].removeprefix("data: "))["error"]
+        azures = "target" in error and error["code"] == "internalFailure"
+        assert azures == path.startswith("/openai/") and "The engine failed" in error["message"]
 
 
 def test_completions_and_embeddings_by_deployment(running: tuple[Service, str]) -> None:

@@ -20,11 +20,12 @@ pytestmark = pytest.mark.slow
 FLOWS = Path(__file__).with_name("flows.py")
 PROJECT = Path(__file__).resolve().parents[3]
 OLDEST = "1.40.0"
+long = pytest.mark.skipif("TUNESMITH_LONG" not in os.environ, reason="trains for long; set TUNESMITH_LONG=1")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live_server(tmp_path_factory.mktemp("home"), "--results-encoding", "auto") as live:
+    with live_server(tmp_path_factory.mktemp("home"), "--no-evidence", "--results-encoding", "auto") as live:
         yield live
 
 
@@ -122,6 +123,7 @@ def test_completions(seen: Any) -> None:
     assert said["csv"].startswith("step,train_loss")
 
 
+@long
 def test_azure(seen: Any) -> None:
     said = seen("azure")
     assert said["began"] == "pending"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from tests.service.apps import make_service
 from tests.service.beside import last_text, served_beside
-from tests.service.evals.conftest import ROWS, completions, eval_of, geographer
+from tests.service.evals.conftest import ROWS, completions, eval_of, finished, geographer
 from tests.service.scripted import ScriptedEngine
 from tunesmith.service import background as module
 from tunesmith.service.background import Background, patient
@@ -49,6 +51,39 @@ def test_a_run_goes_on_with_another_server(tmp_path: Path) -> None:
     assert items[: len(done)] == done or {one.id for one in done} <= {one.id for one in items}
     # What was finished was not asked again.
     assert len(second.engine.asks) == 40 - len(done)
+
+
+@pytest.mark.parametrize("away", [OperationalError("insert", {}, OSError("gone")), OSError(errno.ENOSPC, "full")])
+def test_a_database_that_is_away_for_a_moment_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: Exception
+) -> None:
+    monkeypatch.setattr(module, "AWAY_SECONDS", 0.1)
+    with served_beside(tmp_path, ScriptedEngine(geographer)) as beside:
+        made, store = eval_of(beside), beside.service.store
+        add, left = store.add, [away, away]
+
+        def add_or_not(record: Any) -> None:
+            if isinstance(record, OutputItem) and record.place == 3 and left:
+                raise left.pop()
+            add(record)
+
+        monkeypatch.setattr(store, "add", add_or_not)
+        ended = finished(beside, made, completions())
+        assert not left and ended.status == "completed" and ended.result_counts.total == 5
+
+
+def test_so_many_runs_at_once_the_oldest_first(tmp_path: Path) -> None:
+    with served_beside(tmp_path, ScriptedEngine(geographer, delay=0.05), working=False) as beside:
+        made = eval_of(beside)
+        ids = [beside.client.evals.runs.create(made.id, data_source=completions()).id for _ in range(6)]
+    seen: list[list[str]] = []
+    with served_beside(tmp_path, ScriptedEngine(geographer, delay=0.02)) as beside:
+        until = time.monotonic() + 15
+        while beside.service.store.count(EvalRun, {"status": "completed"}) < 6 and time.monotonic() < until:
+            seen.append([one.id for one in beside.service.store.all(EvalRun, {"status": "in_progress"})])
+            time.sleep(0.01)
+        assert beside.service.store.count(EvalRun, {"status": "completed"}) == 6
+    assert max(map(len, seen)) == module.AT_ONCE and next(filter(None, seen))[0] == ids[0]
 
 
 def test_cancelled_within_an_item(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
 import pytest
 
+from tunesmith.service.errors import ApiError
+from tunesmith.service.evals import schemas
 from tunesmith.service.evals.rows import Row, item_problems
 from tunesmith.service.evals.schemas import faults, schema_problem
 
@@ -45,3 +48,11 @@ def test_the_same_is_found_there_as_here() -> None:
     found = list(faults(items, plain))
     assert found == [(2, "item.a: 1 is not of type 'string'"), (2, "item.b: 2 is less than the minimum of 3")]
     assert list(faults(items, {**plain, "uniqueItems": True})) == found, "in a process of its own"
+
+
+def test_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "_places", threading.BoundedSemaphore(1))
+    with schemas._places, pytest.raises(ApiError) as caught:
+        list(faults([{}], {"pattern": "a"}))
+    assert caught.value.status == 429 and caught.value.headers["Retry-After"] == "5"
+    assert list(faults([{}], {"pattern": "a"})) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.service.jobs.made import a_job
 from tunesmith.service.jobs import events
 from tunesmith.service.jobs.events import Draft, Translator, kind_of, shown_data
@@ -126,6 +127,20 @@ def test_warnings_are_told_once() -> None:
     warning = {"kind": "warning", "text": "2 rows are longer than the context", "code": "too_long", "count": 2}
     translator = Translator(steps_per_epoch=None)
     assert told(translator, warning, warning) == [warning["text"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "count", "said"),
+    [
+        ("rows are too long", [3], 1, "rows are too long: line 3"),
+        ("rows are too long", [3, 9], 2, "rows are too long: lines 3, 9"),
+        ("rows are too long", [3], 2_000, "rows are too long: lines 3 and 1,999 more"),
+        ("rows are alike: 1, lines 2, 12", [2, 12], 2, "rows are alike: 1, lines 2, 12"),
+        ("a row in line 7 is odd", [7], 1, "a row in line 7 is odd"),
+    ],
+)
+def test_a_warning_names_its_lines_once(text: str, lines: list[int], count: int, said: str) -> None:
+    assert told(Translator(), {"kind": "warning", "text": text, "lines": lines, "count": count}) == [said]
 
 
 def test_other_events_say_nothing() -> None:

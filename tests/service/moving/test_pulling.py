@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.moving.hosted import KEY, TUNED, Account, chat_rows, events, hosted, job
+from tests.service.moving.hosted import COMPLETION, KEY, TUNED, Account, chat_rows, events, hosted, job
 from tunesmith.errors import EngineError, RecipeError, ResourceError
 from tunesmith.service.moving.asking import Asker
-from tunesmith.service.moving.pulling import Pulled, pull
+from tunesmith.service.moving.pulling import Pulled, pull, read_lines
 
 
 def pulled(url: str, folder: Path, key: str = KEY) -> Pulled:
@@ -96,6 +96,29 @@ def test_what_is_shut_down_is_told_and_the_rest_is_pulled(tmp_path: Path) -> Non
         "evals: 404: The evals platform has been shut down",
     ]
     assert done.completions == 1 and json.loads((tmp_path / "export.json").read_text())["missing"] == done.missing
+
+
+def test_whatever_is_gone_the_rest_is_pulled(tmp_path: Path) -> None:
+    gone = ["/fine_tuning/jobs", "/files", "/models", "/evals/eval_abc/runs/evalrun_1/output_items"]
+    with hosted(Account(refuse={path: [410] for path in gone})) as url:
+        done = pulled(url, tmp_path)
+    assert [one.partition(":")[0] for one in done.missing] == ["jobs", "files", "models", "items of evalrun_1"]
+    assert (done.evals, done.completions) == (1, 1) and (tmp_path / "evals/eval_abc/runs/evalrun_1.json").is_file()
+    with hosted(Account(refuse={"/fine_tuning/jobs/ftjob-abc123/events": [403]})) as url:
+        done = pulled(url, tmp_path / "more")
+    assert [one.partition(":")[0] for one in done.missing] == ["events of ftjob-abc123"]
+    assert (tmp_path / "more/jobs/ftjob-abc123/job.json").is_file() and done.files == 3
+
+
+@pytest.mark.parametrize("text", ["a\u2028b\x85c\x1ed", "half \ud83d of a pair"])
+def test_texts_that_no_reader_of_lines_likes(tmp_path: Path, text: str) -> None:
+    account = Account(completions=[{**COMPLETION, "metadata": {"odd": text}}], jobs=[job(metadata={"odd": text})])
+    with hosted(account) as url:
+        pulled(url, tmp_path)
+        done = pulled(url, tmp_path)
+    assert done.kept == 1 + 3 + 1 + 1, "it goes on with what it wrote"
+    assert read_lines(tmp_path / "completions.jsonl")[0]["metadata"]["odd"] == text
+    assert json.loads((tmp_path / "jobs/ftjob-abc123/job.json").read_text())["metadata"]["odd"] == text
 
 
 def test_a_wrong_key_is_told_without_it(tmp_path: Path) -> None:

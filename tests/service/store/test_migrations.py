@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,14 +23,15 @@ from tunesmith.service.store.migrations.__main__ import difference
 from tunesmith.service.store.nouns import File
 from tunesmith.service.store.tables import KINDS, metadata
 
-OPEN = """
-import sys
-from pathlib import Path
-from tunesmith.service.settings import ServeSettings
-from tunesmith.service.store import open_store
-store, _ = open_store(ServeSettings(home=Path(sys.argv[1]), database=sys.argv[2] or None))
-print(store.count(__import__("tunesmith.service.store.nouns").service.store.nouns.File))
-"""
+
+def opened_by_another(settings: ServeSettings, start: Any, told: Any) -> None:
+    """What a process does that opens the database at the same time as others."""
+    start.wait()
+    try:
+        store, _ = open_store(settings)
+        told.put(store.count(File))
+    except BaseException as error:
+        told.put(repr(error))
 
 
 def test_the_migrations_make_the_tables_of_the_records(opened: Open) -> None:
@@ -74,11 +75,17 @@ def test_a_second_opening_changes_nothing(opened: Open) -> None:
 def test_of_processes_that_open_at_once_each_finds_a_whole_database(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = "" if database == "sqlite" else new_database(request.getfixturevalue("postgresql"))
-    command = [sys.executable, "-c", OPEN, str(tmp_path / "home"), url]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    answers = [process.communicate(timeout=60) for process in processes]
-    assert [out for out, _ in answers] == ["0\n"] * 3, [err for _, err in answers]
+    url = None if database == "sqlite" else new_database(request.getfixturevalue("postgresql"))
+    chosen = ServeSettings(home=tmp_path / "home", database=url)
+    # Copies of this process, so that nobody has to import everything first and all come at the same moment.
+    context = multiprocessing.get_context("fork")
+    start, told = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=opened_by_another, args=(chosen, start, told)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [told.get(timeout=60) for _ in processes] == [0] * 4
+    for process in processes:
+        process.join(60)
 
 
 def test_a_newer_database_is_refused_as_it_is(settings: ServeSettings) -> None:

@@ -11,9 +11,11 @@ import pytest
 from tests.service.worker.bench import MODEL, Bench, rows, taken_up
 from tests.tiny import save_base
 from tests.training.small import full_disk
+from tunesmith.runs import RunFolder
 from tunesmith.service.jobs.operations import cancel_job
 from tunesmith.service.store.interface import LostLeaseError
 from tunesmith.service.store.nouns import File, Job
+from tunesmith.service.worker import working
 from tunesmith.service.worker.working import check, work_on
 
 
@@ -92,3 +94,16 @@ def test_a_server_that_ends_before_the_work_began_gets_the_job_back(tmp_path):
     id = bench.create(rows(0, 10))
     assert not work_on(taken_up(bench, id), lambda: True)
     assert bench.store.get(Job, id).status == "queued" and not Path(tmp_path / "runs").exists()
+
+
+def test_a_job_whose_run_another_process_still_writes_is_handed_back_and_not_failed(tmp_path, monkeypatch):
+    """A worker that is cut off from the database learns only later that its job was given to another."""
+    monkeypatch.setattr(working, "FREE_SECONDS", 0.2)
+    bench = Bench.at(tmp_path)
+    id = bench.create(rows(0, 10))
+    desk = taken_up(bench, id)
+    assert check(desk)
+    with RunFolder.create_at(desk.run).lock():
+        assert not work_on(desk, lambda: False)
+    job = bench.job(id)
+    assert job.status == "running" and job.error is None

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.service.worker.bench import Bench, processes_of, rows
+from tests.service.worker.bench import Bench, processes_of, rows, taken_up
 from tunesmith.service.store.nouns import Checkpoint, File, Job, Model
+from tunesmith.service.worker.working import work_on
+
+LONG = "TUNESMITH_LONG" in os.environ
+KILLS, ROWS, EPOCHS = (10, 300, 3) if LONG else (2, 30, 2)
 
 
 @contextmanager
@@ -67,23 +69,17 @@ def require_whole(bench: Bench, job: Job, steps: int, epochs: int) -> None:
 
 
 def test_a_killed_server_loses_and_doubles_nothing(tmp_path):
+    """And the training ends with the bits of one that was not interrupted, done by this process."""
     bench = Bench.at(tmp_path)
-    id = bench.create(rows(0, 30), rows(30, 10), hyperparameters={"n_epochs": 2, "batch_size": 1})
-    job = killed_again_and_again(bench, id, [0, random.Random(3).randint(20, 50)], 60)
-    require_whole(bench, job, steps=60, epochs=2)
-
-
-@pytest.mark.slow
-def test_ten_kills(tmp_path):
-    bench = Bench.at(tmp_path)
-    numbers = {"n_epochs": 3, "batch_size": 1}
-    id = bench.create(rows(0, 300), rows(300, 20), hyperparameters=numbers)
-    plain = bench.create(rows(0, 300), rows(300, 20), hyperparameters=numbers)
-    chance = random.Random(11)
-    job = killed_again_and_again(bench, id, [0, *sorted(chance.sample(range(1, 890), 9))], 120)
-    require_whole(bench, job, steps=900, epochs=3)
-    with bench.working():
-        undisturbed = bench.until_status(plain, "succeeded", seconds=200)
-    adapters = [bench.store.get(Model, one.fine_tuned_model).adapter for one in (job, undisturbed)]
+    data, numbers = (rows(0, ROWS), rows(ROWS, 10)), {"n_epochs": EPOCHS, "batch_size": 1}
+    id, plain = (bench.create(*data, hyperparameters=numbers) for _ in range(2))
+    bench.store.move_job(plain, "paused", only_from=["validating_files"])
+    moments = [0, *sorted(random.Random(11).sample(range(1, ROWS * EPOCHS - 10), KILLS - 1))]
+    job = killed_again_and_again(bench, id, moments, 120)
+    require_whole(bench, job, steps=ROWS * EPOCHS, epochs=EPOCHS)
+    print(f"killed when so many steps were told: {moments}")
+    bench.store.move_job(plain, "validating_files", only_from=["paused"])
+    assert work_on(taken_up(bench, plain), lambda: False)
+    adapters = [bench.store.get(Model, bench.job(one).fine_tuned_model).adapter for one in (id, plain)]
     files = [(tmp_path / place / "adapter_model.safetensors").read_bytes() for place in adapters]
-    assert files[0] == files[1], "an interrupted training ends with the bits of one that was not"
+    assert files[0] == files[1]

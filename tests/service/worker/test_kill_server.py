@@ -19,9 +19,9 @@ import yaml
 
 from tests.service.live import Live, free_port, live_server
 from tests.service.worker.bench import MODEL, Bench, processes_of, rows
-from tests.service.worker.test_kill import require_whole
+from tests.service.worker.test_kill import LONG, require_whole
 
-KILLS = 10
+KILLS, ROWS = (10, 300) if LONG else (2, 100)
 
 
 @dataclass
@@ -84,7 +84,7 @@ def answering(live: Live, home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_everything_that_was_acknowledged_is_there_after_ten_kills(tmp_path):
+def test_everything_that_was_acknowledged_is_there_after_kills(tmp_path):
     home, port, chance = tmp_path / "home", free_port(), random.Random(5)
     config = tmp_path / "serve.yaml"
     config.write_text(yaml.safe_dump({"aliases": {MODEL: "embedded:tiny"}, "limits": {"free_disk": 0}}))
@@ -122,7 +122,7 @@ def test_everything_that_was_acknowledged_is_there_after_ten_kills(tmp_path):
             model=str(job.fine_tuned_model), messages=[{"role": "user", "content": "Hello"}], max_tokens=5
         )
         assert tuned.model == job.fine_tuned_model
-    require_whole(bench, job, steps=900, epochs=3)
+    require_whole(bench, job, steps=3 * ROWS, epochs=3)
     print(
         f"{KILLS} kills: {len(crowd.uploaded)} uploads acknowledged and there, {crowd.answers} streams, {crowd.cut} cut"
     )
@@ -135,7 +135,7 @@ def begin(crowd: Crowd) -> str:
     """The job, made through the client like everything else."""
     client = crowd.client()
     files = [
-        client.files.create(file=(f"{i}.jsonl", rows(i, n)), purpose="fine-tune").id for i, n in ((0, 300), (300, 20))
+        client.files.create(file=(f"{i}.jsonl", rows(i, n)), purpose="fine-tune").id for i, n in ((0, ROWS), (ROWS, 20))
     ]
     hyperparameters = {"n_epochs": 3, "batch_size": 1}
     made = client.fine_tuning.jobs.create(

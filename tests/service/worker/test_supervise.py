@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.worker.bench import Bench, rows
-from tunesmith.service.jobs.operations import cancel_job, pause_job
+from tunesmith.service.jobs.operations import cancel_job, delete_job, pause_job
 from tunesmith.service.store.leases import job_lease
 from tunesmith.service.store.nouns import Job, Lease
 from tunesmith.service.worker import supervise
@@ -71,6 +71,57 @@ def test_a_process_that_dies_is_started_again_and_then_given_up(tmp_path, play):
     assert "ended unexpectedly 3 times (SIGKILL: often too little memory)" in job.error["message"]
     assert bench.events(id)[-1].level == "error" and job.finished_at is not None
     assert free(bench, id)
+
+
+def test_only_deaths_at_the_same_place_end_a_job(tmp_path, play):
+    """A long job whose machine kills it now and then comes further each time, and is done one day."""
+    bench = Bench.at(tmp_path)
+    id = running(bench)
+    deaths = 2 * supervise.MOST_ATTEMPTS
+
+    def step_and_die(order: Order) -> str:
+        if len(played.started) <= deaths:
+            bench.store.tell(id, f"Step {len(played.started)}")
+            return "sleep 0.1; kill -9 $$"
+        bench.store.move_job(id, "succeeded", only_from=["running"])
+        return "exit 0"
+
+    played = play(step_and_die)
+    with bench.working():
+        bench.until(lambda: bench.job(id).status != "running", 30)
+    assert bench.job(id).status == "succeeded" and bench.job(id).attempts == 1
+
+
+def test_what_ended_jobs_have_left_is_removed(tmp_path, play):
+    """Of a job that was cancelled while it waited, and of one whose process was killed before it could tidy up."""
+    bench = Bench.at(tmp_path, evidence=True)
+    ids = {status: bench.create(rows(0, 10)) for status in ("cancelled", "succeeded", "paused")}
+    for status, id in ids.items():
+        bench.store.update(Job, id, status=status, evidence="ready" if status == "succeeded" else "pending")
+        for place in (f"inputs/{id}", f"runs/{id}/checkpoints", f"runs/{id}-evidence/trunk", f"runs/{id}/adapter"):
+            (tmp_path / place).mkdir(parents=True)
+    play(lambda order: "exit 0")
+    with bench.working():
+        bench.until(lambda: len(list((tmp_path / "inputs").iterdir())) == 1, 10)
+    assert [path.name for path in (tmp_path / "inputs").iterdir()] == [ids["paused"]]
+    for status, id in ids.items():
+        assert (tmp_path / "runs" / id / "adapter").is_dir()
+        assert (tmp_path / "runs" / id / "checkpoints").is_dir() == (status == "paused")
+        assert (tmp_path / "runs" / f"{id}-evidence" / "trunk").is_dir() == (status == "paused")
+
+
+def test_a_job_that_is_deleted_while_it_is_measured_leaves_nothing(tmp_path, play, monkeypatch):
+    monkeypatch.setattr(supervise, "CANCEL_SECONDS", 1.0)
+    bench = Bench.at(tmp_path, evidence=True)
+    id = bench.create(rows(0, 10))
+    bench.store.update(Job, id, status="succeeded")
+    folder = tmp_path / "runs" / f"{id}-evidence"
+    played = play(lambda order: f"sleep 0.3; mkdir -p {folder}; echo >{folder}/answers.jsonl; sleep 60")
+    with bench.working():
+        bench.until(lambda: len(played.started) == 1, 20)
+        delete_job(bench.service, id)
+        bench.until(folder.is_dir, 20)
+        bench.until(lambda: not folder.exists(), 20)
 
 
 def test_work_that_is_handed_back_counts_as_no_death(tmp_path, play):

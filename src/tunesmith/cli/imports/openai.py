@@ -36,9 +36,11 @@ def command(folder: Path | None, pull: bool, out: Path, base: str, as_json: bool
         raise RecipeError("it is not said what to bring in", where="DIR", expected="a folder with an export, or --pull")
     source = folder or out / "export"
     missing = _pull(source, as_json) if pull else []
+    for text in missing:
+        warn(text)
     moved = bring(source, out, base, lambda text: click.echo(text, err=True))
     page = write_overview(moved)
-    for text in (*missing, *moved.problems):
+    for text in moved.problems:
         warn(text)
     if as_json:
         print_json({**overview(moved), "missing": missing, "page": str(page)})

@@ -78,7 +78,14 @@ class Current:
         self.tokens = self.continued = 0
         self.spans: tuple[Span, ...] = ()
         self.chosen: tuple[Span, ...] = ()
+        self._last: tuple[Span, ...] = ()
         self._stacks: list[Stack] = []
+
+    def begin(self, tokens: int, continued: int, spans: tuple[Span, ...], chosen: tuple[Span, ...]) -> None:
+        """A stream of so many tokens, of which so many are to be continued. Spans that come again stay one object."""
+        self.tokens, self.continued = tokens, continued
+        self.spans = self._last = self._last if spans == self._last else spans
+        self.chosen = self.spans if chosen == self.spans else chosen
 
     def stack(self) -> Stack:
         """Somewhere for a layer to lay adapters side by side."""
@@ -87,6 +94,7 @@ class Current:
 
     def forget(self) -> None:
         """Let go of adapters that were laid side by side."""
+        self._last = ()
         for stack in self._stacks:
             stack.clear()
 
@@ -135,6 +143,22 @@ class AdaptedLinear(nn.Module):
         return out.view(*x.shape[:-1], out.shape[-1])
 
 
+@dataclass(frozen=True, slots=True)
+class _Stacked:
+    """Adapters side by side: A [n, in, r] and s B [n, r, out], for the tokens at `places`, one of each."""
+
+    places: slice | Tensor
+    a: Tensor
+    b: Tensor
+
+    def add(self, x: Tensor, out: Tensor) -> None:
+        change = torch.bmm(x[self.places, None].to(self.a.dtype), self.a)
+        if isinstance(self.places, slice) and out.dtype == change.dtype:
+            out[self.places, None].baddbmm_(change, self.b)
+        else:
+            out[self.places] += torch.bmm(change, self.b)[:, 0].to(out.dtype)
+
+
 @dataclass(slots=True)
 class Stack:
     """The updates of several adapters for a layer, side by side, so that one product serves one token of each.
@@ -144,14 +168,14 @@ class Stack:
 
     _spans: tuple[Span, ...] = ()
     _seen: int = 0
-    _made: tuple[Tensor, Tensor, Tensor] | None = None
+    _made: _Stacked | None = None
 
     def clear(self) -> None:
         self._spans, self._seen, self._made = (), 0, None
 
-    def of(self, spans: tuple[Span, ...], path: str) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Places [n], A [n, in, r] and s B [n, r, out] for spans of one token each; None where it is not worth it."""
-        if spans != self._spans:
+    def of(self, spans: tuple[Span, ...], path: str) -> _Stacked | None:
+        """The adapters of spans of one token each; None where it is not worth it. Equal spans are the same object."""
+        if spans is not self._spans:
             self._spans, self._seen, self._made = spans, 0, None
         self._seen += 1
         if self._seen == _REPEATED:
@@ -159,7 +183,7 @@ class Stack:
         return self._made
 
 
-def _stacked(spans: Sequence[Span], path: str) -> tuple[Tensor, Tensor, Tensor] | None:
+def _stacked(spans: Sequence[Span], path: str) -> _Stacked | None:
     updates = [span.adapter.layers.get(path) for span in spans]
     found = [update for update in updates if update is not None and update.scale is None]
     alone = all(span.stop - span.start == 1 for span in spans)
@@ -167,16 +191,17 @@ def _stacked(spans: Sequence[Span], path: str) -> tuple[Tensor, Tensor, Tensor] 
         return None
     if len({update.a.shape for update in found}) > 1 or len({id(span.adapter) for span in spans}) < len(spans):
         return None
-    places = torch.tensor([span.start for span in spans], device=found[0].a.device)
-    return places, torch.stack([update.a for update in found]), torch.stack([update.b for update in found])
+    first, last = spans[0].start, spans[-1].stop
+    places: slice | Tensor = slice(first, last)
+    if last - first != len(spans):  # tokens of nobody in between
+        places = torch.tensor([span.start for span in spans], device=found[0].a.device)
+    return _Stacked(places, torch.stack([update.a for update in found]), torch.stack([update.b for update in found]))
 
 
 def add_updates(x: Tensor, out: Tensor, spans: tuple[Span, ...], path: str, bias: Tensor | None, stack: Stack) -> None:
     """Add to `out` [T, out] what the adapters of `spans` make of `x` [T, in] in the layer at `path`, in place."""
     if len(spans) >= _WORTH_STACKING and (stacked := stack.of(spans, path)) is not None:
-        places, a, b = stacked
-        change = torch.bmm(torch.bmm(x[places, None].to(a.dtype), a), b)[:, 0]
-        out.index_add_(0, places, change.to(out.dtype))
+        stacked.add(x, out)
         return
     for span in spans:
         update = span.adapter.layers.get(path)

@@ -6,8 +6,9 @@ in blocks. What ended rows knew is kept for prompts that begin alike (`Beginning
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -84,60 +85,85 @@ class Known:
     segment: Segment
 
 
-@dataclass(slots=True)
 class Beginnings:
-    """What ended rows knew, the least recently used first. Under another adapter the same tokens have other keys."""
+    """What ended rows knew, the least recently used first. Under another adapter the same tokens have other keys.
 
-    _kept: list[Known] = field(default_factory=list)
+    None that is kept begins another. In the order of their tokens the one that shares most with a prompt therefore
+    stands beside the place where the prompt would stand, however many there are.
+    """
 
-    @property
-    def bytes(self) -> int:
-        return sum(one.segment.bytes for one in self._kept)
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._used: dict[Known, None] = {}
+        self._ordered: dict[object, list[tuple[bytes, Known]]] = {}
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._used)
 
     def longest(self, adapter: object, ids: Ids, running: Iterable[Known] = ()) -> tuple[Known | None, int]:
         """Who knows most of the beginning of `ids`, and how many tokens; at most all but the last."""
         best, most = None, SHORTEST - 1
-        for one in (*self._kept, *running):
-            if one.adapter is adapter:
-                same = common(one.ids[: one.segment.length], ids[:-1])
-                if same > most:
-                    best, most = one, same
+        ordered = self._ordered.get(adapter, [])
+        at = bisect_left(ordered, _sortable(ids), key=_tokens)
+        beside = (one for _, one in ordered[max(0, at - 1) : at + 1])
+        for one in (*beside, *(one for one in running if one.adapter is adapter)):
+            same = common(one.ids[: one.segment.length], ids[:-1])
+            if same > most:
+                best, most = one, same
         if best is None:
             return None, 0
-        if best in self._kept:
-            self._kept.remove(best)
-            self._kept.append(best)
+        self._refresh(best)
         return best, most
 
     def keep(self, new: Known) -> None:
-        """Keep what an ended row knew, instead of shorter ones that it begins with."""
-        length = len(new.ids)
-        if length < SHORTEST:
+        """Keep what an ended row knew, instead of a shorter one that it begins with."""
+        if len(new.ids) < SHORTEST:
             return
-        for one in list(self._kept):
-            if one.adapter is new.adapter:
-                same = common(one.ids, new.ids)
-                if same == length:  # nothing new
-                    self._kept.remove(one)
-                    self._kept.append(one)
-                    return
-                if same == len(one.ids):
-                    self._kept.remove(one)
-        self._kept.append(new)
+        ordered = self._ordered.setdefault(new.adapter, [])
+        tokens = _sortable(new.ids)
+        at = bisect_left(ordered, tokens, key=_tokens)
+        if at < len(ordered) and ordered[at][0].startswith(tokens):  # nothing new
+            self._refresh(ordered[at][1])
+            return
+        if at and tokens.startswith(ordered[at - 1][0]):
+            at -= 1
+            self._leave(ordered.pop(at)[1])
+        ordered.insert(at, (tokens, new))
+        self._used[new] = None
+        self.bytes += new.segment.bytes
 
     def drop_oldest(self) -> bool:
         """Forget the one that was not used for longest; whether there was one."""
-        if not self._kept:
+        if not self._used:
             return False
-        self._kept.pop(0)
+        oldest = next(iter(self._used))
+        ordered = self._ordered[oldest.adapter]
+        ordered.pop(bisect_left(ordered, _sortable(oldest.ids), key=_tokens))
+        self._leave(oldest)
         return True
 
     def forget(self, adapter: object) -> None:
         """Forget all that was known under an adapter."""
-        self._kept = [one for one in self._kept if one.adapter is not adapter]
+        for _, one in self._ordered.pop(adapter, []):
+            self._leave(one)
+
+    def _refresh(self, one: Known) -> None:
+        if one in self._used:
+            del self._used[one]
+            self._used[one] = None
+
+    def _leave(self, one: Known) -> None:
+        del self._used[one]
+        self.bytes -= one.segment.bytes
+
+
+def _sortable(ids: Ids) -> bytes:
+    """Tokens as bytes that are ordered as they are, and begin alike where they do."""
+    return ids.astype(">u4").tobytes()
+
+
+def _tokens(entry: tuple[bytes, Known]) -> bytes:
+    return entry[0]
 
 
 def common(one: Ids, other: Ids) -> int:

@@ -151,6 +151,35 @@ class Row:
         return Piece(self.index, text, ids, tuple(self.scores[start : self.told]), self.finish)
 
 
+class Outbox:
+    """What a step has made, until it is handed over to the event loops in which somebody listens."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[Request, Item]] = []
+
+    def put(self, request: Request, item: Item) -> None:
+        self._items.append((request, item))
+
+    def send(self) -> None:
+        """Hand over what there is, once for each event loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Request, Item]]] = {}
+        for request, item in self._items:
+            if not request.cancelled:
+                by_loop.setdefault(request.loop, []).append((request, item))
+        self._items = []
+        for loop, items in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_hand_over, items)
+            except RuntimeError:  # that event loop has ended, and with it everybody who listened there
+                for request, _ in items:
+                    request.cancelled = True
+
+
+def _hand_over(items: Sequence[tuple[Request, Item]]) -> None:
+    for request, item in items:
+        request.items.put_nowait(item)
+
+
 def make_rows(request: Request, count: int, held: Sequence[Any]) -> None:
     """Give a request its rows; `held` has for each what keeps it to a form, or None."""
     for index in range(count):

@@ -57,12 +57,18 @@ class Speaking:
 
 
 class Resident:
-    """One model in memory with its loop and its adapters."""
+    """One model in memory with its loop and its adapters.
+
+    Attributes
+    ----------
+    asked: how many ask it now.
+    unwanted: whether it is to leave when nobody does.
+    """
 
     def __init__(self, base: LoadedBase, limits: TorchLimits) -> None:
         self.base, self.context = base, base.context
         self.vocabulary = int(base.model.get_input_embeddings().weight.shape[0])
-        self.used, self.asked = time.monotonic(), 0
+        self.used, self.asked, self.unwanted = time.monotonic(), 0, False
         current = Current()
         self._linears = wrap_linears(base.model.eval().requires_grad_(False), current)
         self._runner: Runner = best_runner(base.model, current)
@@ -102,9 +108,9 @@ class Resident:
             with self._lock:
                 before = self._adapters.get(folder)
                 if before is not held:
-                    if before is not None:
-                        self.loop.forget(before.adapter)
                     self._adapters[folder] = held
+                    if before is not None:
+                        self._unwant(before)
                 held.asked += 1
                 held.used, held.unwanted = time.monotonic(), False
                 self._shed()
@@ -124,14 +130,17 @@ class Resident:
         """Drop an adapter as soon as nobody asks it."""
         with self._lock:
             if (held := self._adapters.get(folder)) is not None:
-                held.unwanted = True
-                if not held.asked:
-                    self._drop(held)
+                self._unwant(held)
 
     def _shed(self) -> None:
         """The adapters unused for longest leave where there are too many."""
         free = sorted((held for held in self._adapters.values() if not held.asked), key=lambda held: held.used)
         for held in free[: max(0, len(self._adapters) - self._most_adapters)]:
+            self._drop(held)
+
+    def _unwant(self, held: HeldAdapter) -> None:
+        held.unwanted = True
+        if not held.asked:
             self._drop(held)
 
     def _drop(self, held: HeldAdapter) -> None:

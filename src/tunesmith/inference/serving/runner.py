@@ -108,9 +108,11 @@ class FlatRunner:
                 runs.append((part.adapter, start, len(ids), before, len(chosen)))
         kept = chosen or [len(ids) - 1]  # torch takes no empty choice; the one that nobody wants has no update either
         current = self._current
-        current.tokens, current.continued = len(ids), len(kept)
-        current.spans = tuple(Span(a, b, adapter) for adapter, a, b, _, _ in runs if adapter is not None)
-        current.chosen = tuple(Span(c, d, adapter) for adapter, _, _, c, d in runs if adapter is not None)
+        current.begin(
+            len(ids), len(kept),
+            tuple(Span(a, b, adapter) for adapter, a, b, _, _ in runs if adapter is not None),
+            tuple(Span(c, d, adapter) for adapter, _, _, c, d in runs if adapter is not None),
+        )  # fmt: skip
         try:
             out = self._model(
                 input_ids=torch.tensor([ids], device=self._device),
@@ -170,11 +172,9 @@ class RowRunner:
     def _run(self, part: Part) -> Tensor:
         count = len(part.ids)
         wanted = {"last": 1, "all": count, "none": 0}[part.wants]
-        current = self._current
-        current.tokens, current.continued = count, max(1, wanted)
-        if part.adapter is not None:
-            current.spans = (Span(0, count, part.adapter),)
-            current.chosen = (Span(0, max(1, wanted), part.adapter),)
+        current, adapter = self._current, part.adapter
+        spans = (lambda tokens: ()) if adapter is None else (lambda tokens: (Span(0, tokens, adapter),))
+        current.begin(count, max(1, wanted), spans(count), spans(max(1, wanted)))
         start = part.memory.length
         try:
             out = self._model(

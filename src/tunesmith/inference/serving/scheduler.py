@@ -14,7 +14,6 @@ others only put messages into the inbox.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import queue
@@ -31,7 +30,7 @@ from tunesmith.inference.serving.adapters import Adapter
 from tunesmith.inference.serving.choosing import Scored, choose, score
 from tunesmith.inference.serving.memory import SHORTEST, Beginnings, Known, as_ids, common
 from tunesmith.inference.serving.pace import Counts, LoopLimits, Pace
-from tunesmith.inference.serving.requests import Item, Request, Row
+from tunesmith.inference.serving.requests import Outbox, Request, Row
 from tunesmith.inference.serving.runner import Part, Runner
 from tunesmith.inference.serving.types import OverloadedError, Piece
 
@@ -68,7 +67,7 @@ class ModelLoop:
         self._active: list[Row] = []
         self._beginnings = Beginnings()
         self._pace = Pace()
-        self._outbox: list[tuple[Request, Item]] = []
+        self._outbox = Outbox()
         self._per_token = 0.0
         self._lock = threading.Lock()
         self._queued = 0
@@ -89,21 +88,24 @@ class ModelLoop:
             self._inbox.put(lambda: self._enter(request))
 
     def forget(self, adapter: Adapter) -> None:
-        """Forget what is known under an adapter."""
+        """Forget what is known under an adapter that nobody asks any more."""
 
         def forget() -> None:
+            self._leave_out()  # first: what rows knew is kept when they leave
             self._beginnings.forget(adapter)
             self._runner.forget()
 
         self._inbox.put(forget)
 
     def close(self) -> None:
-        """Answer all that is left with an error, and end the thread."""
+        """Have all that is left answered with an error, and the thread end behind the step that it is in."""
         with self._lock:
             self._closed = True
             self._inbox.put(lambda: None)
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=30)
+
+    def join(self, seconds: float = 30.0) -> None:
+        """Wait until the thread has ended, which takes as long as a step."""
+        self._thread.join(seconds)
 
     @property
     def retry_after(self) -> int:
@@ -154,8 +156,7 @@ class ModelLoop:
                 self._inbox.get_nowait()()
             except queue.Empty:
                 break
-        for row in [row for row in self._active if row.request.over]:
-            self._leave(row)
+        self._leave_out()
         for adapter, rows in list(self._waiting.items()):
             if any(row.request.over for row in rows):
                 left = deque(row for row in rows if not row.request.over)
@@ -163,6 +164,11 @@ class ModelLoop:
                 self._waiting[adapter] = left
             if not self._waiting[adapter]:
                 del self._waiting[adapter]
+
+    def _leave_out(self) -> None:
+        """Rows at work for which nobody waits any more."""
+        for row in [row for row in self._active if row.request.over]:
+            self._leave(row)
 
     def _enter(self, request: Request) -> None:
         self.counts.requests += 1
@@ -179,7 +185,7 @@ class ModelLoop:
         logits = self._runner.run(plan.parts)
         self._measure(plan, read, time.perf_counter() - began)
         self._answer(plan, logits)
-        self._send()
+        self._outbox.send()
 
     def _admit(self) -> None:
         while len(self._active) < self._limits.rows and (row := self._next_waiting()) is not None:
@@ -340,12 +346,12 @@ class ModelLoop:
 
     def _tell(self, row: Row, piece: Piece | None) -> None:
         if piece is not None:
-            self._outbox.append((row.request, piece))
+            self._outbox.put(row.request, piece)
         if row.finish is not None:
             self._leave(row)
             if all(one.finish is not None for one in row.request.rows):
                 row.request.ended = True
-                self._outbox.append((row.request, row.request.usage()))
+                self._outbox.put(row.request, row.request.usage())
                 self._pace.ended(busy=bool(self._active) or self._queued > 0)
 
     def _leave(self, row: Row) -> None:
@@ -359,7 +365,7 @@ class ModelLoop:
         """End a request; what its rows knew may be what is wrong, and is not kept."""
         self.counts.failed += 1
         request.ended = True
-        self._outbox.append((request, error))
+        self._outbox.put(request, error)
         for row in request.rows:
             row.forget()
 
@@ -374,33 +380,13 @@ class ModelLoop:
         for request in {row.request for row in rows}:
             if not request.over:
                 self._fail(request, error)
+        self._count_queued(-sum(map(len, self._waiting.values())))  # not to 0: others may be about to enter
         self._active, self._waiting, self._beginnings = [], {}, Beginnings()
-        with self._lock:
-            self._queued = 0
-        self._send()
-
-    def _send(self) -> None:
-        """Hand over what has been made, once for each event loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Request, Item]]] = {}
-        for request, item in self._outbox:
-            if not request.cancelled:
-                by_loop.setdefault(request.loop, []).append((request, item))
-        self._outbox = []
-        for loop, items in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_hand_over, items)
-            except RuntimeError:  # that event loop has ended, and with it everybody who listened there
-                for request, _ in items:
-                    request.cancelled = True
+        self._outbox.send()
 
     def _count_queued(self, more: int) -> None:
         with self._lock:
             self._queued += more
-
-
-def _hand_over(items: Sequence[tuple[Request, Item]]) -> None:
-    for request, item in items:
-        request.items.put_nowait(item)
 
 
 def _ended() -> EngineError:

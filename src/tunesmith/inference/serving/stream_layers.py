@@ -67,7 +67,7 @@ class Joined:
     def __call__(self, x: Tensor) -> Tensor:
         """`x` [T, in] to [T, all outputs]."""
         out = few_rows_product(x, self.weight, self.bias)
-        spans = self._current.of(len(x))
+        spans = self._current.of(x.shape[0])
         if spans:
             for part in self._parts:
                 add_updates(x, out[:, part.start : part.stop], spans, part.path, part.bias, part.stack)
@@ -108,7 +108,7 @@ class StreamLayer(nn.Module):
         joined = self._attention_in(rms_norm(x, self._norms[0])[0])
         query, key, value = split_heads(joined, self._heads, cos, sin, q_norm, k_norm)
         attended = attend_step(self._index, query[None], key[None], value[None], step, self._rule, self._window)
-        h = self._attention_out(attended.reshape(len(x), -1)).add_(x)
+        h = self._attention_out(attended.reshape(x.shape[0], -1)).add_(x)
         read = rms_norm(h, self._norms[1])[0]
         gated = F.silu(self._gate(read), inplace=True).mul_(self._up(read))
         return self._mlp_out(gated).add_(h)[None]

@@ -12,6 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tunesmith.errors import EngineError
@@ -28,6 +29,9 @@ from tunesmith.text.render import Renderer
 
 __all__ = ["TorchLimits", "TorchServing"]
 
+_PREPARING = 64
+"""Requests that are prepared at once. Those whose model is being loaded wait in a thread too, which must not be one
+that other models, or the rest of the process, need."""
 _ONE_AT_A_TIME = threading.Lock()
 """`transformers` sets things for the whole process while it loads a model, so that two cannot be loaded at once."""
 
@@ -41,19 +45,21 @@ class TorchServing:
         self._loading: dict[tuple[str, Path | None], threading.Lock] = {}
         self._kinds: dict[Path, tuple[tuple[int, int], bool]] = {}
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(_PREPARING, "serving")
         self._draining = False
 
     async def load(self, ref: ModelRef) -> Loaded:
-        return await asyncio.to_thread(self._load, ref)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._load, ref)
 
     async def submit(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
         if self._draining:
             raise OverloadedError(5)
-        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepared, ask, asyncio.get_running_loop()))
+        loop = asyncio.get_running_loop()
+        preparing = loop.run_in_executor(self._threads, self._prepared, ask, loop)
         try:
             resident, held, request = await asyncio.shield(preparing)
         except asyncio.CancelledError:  # the thread goes on, and what it takes is given back when it is done
-            preparing.add_done_callback(_give_back)
+            preparing.add_done_callback(self._give_back)
             raise
         try:
             resident.loop.submit(request)
@@ -66,15 +72,17 @@ class TorchServing:
                 yield item
         finally:
             request.cancelled = True
-            resident.ask(held, -1)
+            self._leave(resident, held)
 
     def forget(self, ref: ModelRef) -> None:
         if ref.adapter is None:
             return
         with self._lock:
             shared, own = self._residents.get((ref.base, None)), self._residents.get((ref.base, ref.adapter))
-            if own is not None and not own.asked:
-                self._close(own)
+            if own is not None:
+                own.unwanted = True
+                if not own.asked:
+                    self._close(own)
         if shared is not None:
             shared.forget(ref.adapter)
 
@@ -109,20 +117,37 @@ class TorchServing:
 
     def _close_all(self) -> None:
         with self._lock:
-            for resident in list(self._residents.values()):
+            residents = list(self._residents.values())
+            for resident in residents:
                 self._close(resident)
+        for resident in residents:
+            resident.loop.join()
 
     def _close(self, resident: Resident) -> None:
+        """Have a model leave; it is not waited for, as the lock is held."""
         key = next(key for key, one in self._residents.items() if one is resident)
         del self._residents[key]
         resident.loop.close()
+
+    def _leave(self, resident: Resident, held: HeldAdapter | None) -> None:
+        """Somebody asks a model no more."""
+        resident.ask(held, -1)
+        if resident.unwanted:
+            with self._lock:
+                if not resident.asked and resident in self._residents.values():
+                    self._close(resident)
+
+    def _give_back(self, done: asyncio.Future[tuple[Resident, HeldAdapter | None, Request]]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            resident, held, _ = done.result()
+            self._leave(resident, held)
 
     def _load(self, ref: ModelRef) -> Loaded:
         resident, held = self._resident_and_adapter(ref)
         try:
             return Loaded(ref, resident.context, resident.speaking(ref.chat_template).renderer)
         finally:
-            resident.ask(held, -1)
+            self._leave(resident, held)
 
     def _prepared(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> tuple[Resident, HeldAdapter | None, Request]:
         """Where an ask goes, and its request; model and adapter are counted as asked."""
@@ -130,7 +155,7 @@ class TorchServing:
         try:
             return resident, held, _request(ask, resident, None if held is None else held.adapter, loop)
         except BaseException:
-            resident.ask(held, -1)
+            self._leave(resident, held)
             raise
 
     def _resident_and_adapter(self, ref: ModelRef) -> tuple[Resident, HeldAdapter | None]:
@@ -146,21 +171,31 @@ class TorchServing:
                 resident = self._residents.get(key)
                 if resident is not None:
                     resident.ask(None, 1)
+                    resident.unwanted = False
             if resident is None:
-                self._make_way()
-                with _ONE_AT_A_TIME:
-                    resident = Resident(_loaded(*key, self._limits.dtype), self._limits)
-                with self._lock:
-                    self._residents[key] = resident
-                    resident.ask(None, 1)
+                resident = self._bring(key)
         held = None
         try:
             if shared and ref.adapter is not None:
                 held = resident.adapter(ref.adapter)
         except BaseException:
-            resident.ask(None, -1)
+            self._leave(resident, None)
             raise
         return resident, held
+
+    def _bring(self, key: tuple[str, Path | None]) -> Resident:
+        """Bring a model into memory; it is counted as asked. Raises `OverloadedError` where none can make way for it,
+        or the end has come meanwhile."""
+        with _ONE_AT_A_TIME:
+            self._make_way()
+            resident = Resident(_loaded(*key, self._limits.dtype), self._limits)
+            with self._lock:
+                if self._draining:
+                    resident.loop.close()
+                    raise OverloadedError(5)
+                self._residents[key] = resident
+                resident.ask(None, 1)
+        return resident
 
     def _batchable(self, folder: Path) -> bool:
         """`batchable`, looked up again where the file has changed."""
@@ -181,12 +216,6 @@ class TorchServing:
                 if not idle:
                     raise OverloadedError(max(one.loop.retry_after for one in self._residents.values()))
                 self._close(min(idle, key=lambda one: one.used))
-
-
-def _give_back(done: asyncio.Future[tuple[Resident, HeldAdapter | None, Request]]) -> None:
-    if not done.cancelled() and done.exception() is None:
-        resident, held, _ = done.result()
-        resident.ask(held, -1)
 
 
 def _loaded(base: str, adapter: Path | None, dtype: str) -> LoadedBase:

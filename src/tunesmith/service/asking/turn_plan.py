@@ -12,10 +12,10 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.data.types import Message
 from tunesmith.errors import TunesmithError
-from tunesmith.inference.serving.types import Ask, Decoding, Loaded, Usage
+from tunesmith.inference.serving.types import Ask, Decoding, Loaded, TooLongError, Usage
 from tunesmith.service.asking.call_form import CallForm, call_form, schema_fault
 from tunesmith.service.asking.conversation import as_trained, shortened
-from tunesmith.service.asking.engine import Spoken, loaded, pieces_of
+from tunesmith.service.asking.engine import Spoken, loaded, pieces_of, too_long
 from tunesmith.service.asking.fingerprint import fingerprint
 from tunesmith.service.asking.reading import FreeReader, HeldReader
 from tunesmith.service.asking.tools import Offer, answer_grammar, grammar_of
@@ -26,6 +26,10 @@ from tunesmith.service.errors import ApiError
 from tunesmith.service.ids import new_id
 from tunesmith.tasks.types import AnswerForm
 
+MOST_TURNS = 2048
+"""Of one conversation."""
+_MANY_TURNS = 64
+"""From which on it is first seen whether a conversation can fit at all."""
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
@@ -67,6 +71,9 @@ async def plan_turn(
 
     `may_shorten` leaves out the oldest turns of a conversation that does not fit.
     """
+    if len(turns) > MOST_TURNS:
+        told = f"Invalid value for '{spoken}': expected at most {MOST_TURNS} turns, but got {len(turns)} instead."
+        raise ApiError(400, told, param=spoken, code="invalid_value")
     resolved = await run_in_threadpool(service.catalogue.resolve, model)
     known = await loaded(service, resolved.ref)
     if known.renderer is not None:
@@ -92,6 +99,7 @@ async def plan_turn(
 
 async def events_of(service: Service, plan: TurnPlan) -> AsyncGenerator[TurnEvent | Usage, None]:
     """Ask, and read the answers while they are written; `Usage` comes last."""
+    await _check_length(service, plan)
     readers = [_reader(plan, index) for index in range(plan.ask.count)]
     async with aclosing(pieces_of(service, plan.ask, plan.spoken)) as pieces:
         async for piece in pieces:
@@ -115,12 +123,36 @@ def check_biases(decoding: Decoding, renderer: Any) -> None:
         )
 
 
+async def _check_length(service: Service, plan: TurnPlan) -> None:
+    """Raises `ApiError` 400 for a conversation of many turns that can never fit, before it is counted exactly."""
+    if len(plan.ask.prompt) <= _MANY_TURNS:
+        return
+    known = await loaded(service, plan.resolved.ref)
+    if known.renderer is not None:
+        tokens = await run_in_threadpool(_whole_length, known.renderer, plan.ask.prompt)
+        if tokens > known.context + len(plan.ask.prompt):
+            raise too_long(TooLongError(tokens, plan.ask.max_new_tokens, known.context), plan.spoken)
+
+
 def _fits(known: Loaded, room: int, turns: Sequence[Message]) -> bool:
     renderer: Any = known.renderer
     try:
+        if len(turns) > _MANY_TURNS and _whole_length(renderer, turns) > known.context + len(turns):
+            return False
         return len(renderer.prompt_ids(turns)) + room <= known.context
     except TunesmithError:  # of turns that cannot be rendered the engine says why
         return True
+
+
+def _whole_length(renderer: Any, turns: Any) -> int:
+    """Tokens of a conversation as one text, which may be less by one or so for each turn than what a model is asked
+    with: that is cut at every answer, and takes time that grows with the square of the turns. 0 where it cannot be
+    rendered.
+    """
+    try:
+        return len(renderer.tokenizer(renderer.prompt_text(turns), add_special_tokens=False)["input_ids"])
+    except TunesmithError:  # the engine says why
+        return 0
 
 
 def _reader(plan: TurnPlan, index: int) -> TextReader | FreeReader | HeldReader:

@@ -11,11 +11,16 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tunesmith.service.errors import ApiError
+
 SECONDS = 30.0
 MEMORY_BYTES = 2 << 30
+_places = threading.BoundedSemaphore(4)
+"""Of such processes: the threads that wait for them are those that answer everybody."""
 _REFERENCES = ("$ref", "$dynamicRef")
 _COSTLY = frozenset({*_REFERENCES, "pattern", "patternProperties", "uniqueItems"})
 _FEW = 200
@@ -44,20 +49,38 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
 
 
 def faults(items: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], seconds: float = SECONDS) -> Iterator[Fault]:
-    """Where items do not keep a schema that `schema_problem` found nothing wrong with, row by row."""
+    """Where items do not keep a schema that `schema_problem` found nothing wrong with, row by row.
+
+    Raises `ApiError` 429 where too many are being checked.
+    """
     if len(items) <= _FEW and not any(name in _COSTLY for name, _ in _fields(schema)):
         yield from _faults(items, schema)
         return
-    command = [sys.executable, "-m", __name__]
+    if not _places.acquire(blocking=False):
+        raise ApiError(
+            429, "The server checks the rows of other runs. Please try again in 5 s.", "requests",
+            code="rate_limit_exceeded", headers={"Retry-After": "5"},
+        )  # fmt: skip
     try:
-        done = subprocess.run(command, input=json.dumps([items, schema]).encode(), capture_output=True, timeout=seconds)
-        told = json.loads(done.stdout) if done.returncode == 0 else None
-    except subprocess.TimeoutExpired:
-        told = None
+        told = _faults_apart(items, schema, seconds)
+    finally:
+        _places.release()
     if told is None:
         yield None, f"rows cannot be checked within {seconds:g} s; use simpler patterns and fewer references"
         return
     yield from ((number, text) for number, text in told)
+
+
+def _faults_apart(items: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], seconds: float) -> list[Any] | None:
+    """The same from a process of its own; None where it came to no end."""
+    command = [sys.executable, "-m", __name__]
+    asked = json.dumps([items, schema]).encode()
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    found: list[Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
+    return found
 
 
 def _faults(items: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> Iterator[Fault]:

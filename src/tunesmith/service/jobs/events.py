@@ -8,6 +8,7 @@ that hears the run's log from its beginning tells each step once.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -183,10 +184,11 @@ class Translator:
 def _warning(event: Mapping[str, Any]) -> str:
     """What a warning of the run says, with the lines of the file that it is about."""
     text, lines = str(event["text"]), event.get("lines") or ()
-    if not lines or "line " in text:
+    if not lines or re.search(r"\blines? \d", text):
         return text
     more = int(event.get("count", 0)) - len(lines)
-    return f"{text}: line {', '.join(map(str, lines))}" + (f" and {more:,} more" if more > 0 else "")
+    word = "line" if len(lines) == 1 and more <= 0 else "lines"
+    return f"{text}: {word} {', '.join(map(str, lines))}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def step_data(event: Mapping[str, Any]) -> dict[str, Any]:

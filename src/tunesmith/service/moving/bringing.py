@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from tunesmith.runs.atomic import staged_folder, write_json, write_text
+from tunesmith.runs.atomic import staged_folder, write_bytes, write_json
+from tunesmith.service.json_lines import json_lines
 from tunesmith.service.moving.evaluations import MovedEval, move_eval
 from tunesmith.service.moving.exported import Export, read_export
 from tunesmith.service.moving.jobs import MovedJob, job_name, move_job
@@ -113,5 +113,5 @@ def _completions(export: Export, out: Path, kept: list[str]) -> int:
     if rows and path.exists():
         kept.append(COMPLETIONS)
     elif rows:
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_bytes(path, json_lines(rows))
     return len(rows)

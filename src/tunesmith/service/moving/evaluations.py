@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from tunesmith.recipe.schema import Base, CustomMetric, Data, Goal, Recipe, Split, Task, TaskType
-from tunesmith.runs.atomic import write_json, write_text
+from tunesmith.runs.atomic import write_bytes, write_json, write_text
 from tunesmith.service.grading.templates import TemplateError, fill
+from tunesmith.service.json_lines import json_lines
 from tunesmith.service.moving.exported import Export, ExportedEval
 from tunesmith.service.moving.graders import Mapped, Unmapped, mapped_graders
 from tunesmith.service.moving.recipe_text import RECIPE, recipe_name, recipe_text
@@ -48,12 +49,12 @@ def move_eval(export: Export, one: ExportedEval, folder: Path, place: str, base:
         write_json(folder / "original" / "runs" / f"{len(list((folder / 'original').glob('runs/*'))):03}.json", told)
     answers = [answer for found_items in one.items.values() for answer in found_items]
     if answers:
-        write_text(folder / "original" / "answers.jsonl", _lines(answers))
+        write_bytes(folder / "original" / "answers.jsonl", json_lines(answers))
     name = str(one.told.get("name") or one.id)
     fitting = [grader for grader in mapped if made == "item" or _fits(grader, _reference(mapped))]
     notes += [f"{grader.grader}: its reference is another one" for grader in mapped if grader not in fitting]
     if rows:
-        write_text(folder / ROWS, _lines(rows))
+        write_bytes(folder / ROWS, json_lines(rows))
         write_text(folder / RECIPE, _recipe(one.id, name, fitting, made, base, notes))
     else:
         notes.append("there are no items in the export, so there is nothing to test with")
@@ -82,8 +83,8 @@ def _source(export: Export, run: Json) -> list[Json]:
     path = export.files.get(str(source.get("id"))) if source.get("type") == "file_id" else None
     if path is None:
         return []
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [row for line in lines if line.strip() and isinstance(row := _json(line), Mapping)]
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        return [row for line in lines if line.strip() and isinstance(row := _json(line), Mapping)]
 
 
 def _bare(item: Json) -> Json:
@@ -201,7 +202,3 @@ def _json(line: str) -> Any:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def _lines(items: Sequence[Json] | Iterator[Json]) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in items)

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tunesmith.runs.atomic import write_json, write_text
+from tunesmith.runs.atomic import write_bytes, write_json
 from tunesmith.service.moving.bringing import Moved, counted
 
 PAGE, DATA = "overview.html", "overview.json"
@@ -20,7 +20,7 @@ def write_overview(moved: Moved) -> Path:
     """Write the page and the same as JSON into the folder; returns the page."""
     write_json(moved.out / DATA, overview(moved))
     page = moved.out / PAGE
-    write_text(page, render_overview(moved))
+    write_bytes(page, render_overview(moved).encode("utf-8", "replace"))
     return page
 
 

@@ -8,14 +8,16 @@ is still pulled.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import TunesmithError
-from tunesmith.runs.atomic import staged_file, write_json, write_text
+from tunesmith.runs.atomic import staged_file, write_bytes, write_json
+from tunesmith.service.json_lines import json_lines
 from tunesmith.service.moving import layout
 from tunesmith.service.moving.asking import Asker, GoneError, part
 
@@ -45,13 +47,11 @@ def pull(asker: Asker, folder: Path, tell: Tell = lambda _: None) -> Pulled:
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = Pulled()
-    _jobs(asker, folder, done, tell)
-    _files(asker, folder, done, tell)
-    for what, pulling in (("models", _models), ("evals", _evals), ("stored completions", _completions)):
-        try:
+    for what, pulling in (
+        ("jobs", _jobs), ("files", _files), ("models", _models), ("evals", _evals), ("stored completions", _completions)
+    ):  # fmt: skip
+        with _noted(done, what):
             pulling(asker, folder, done, tell)
-        except GoneError as error:
-            done.missing.append(f"{what}: {error.what}")
     about = {
         "source": asker.url,
         "pulled_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -71,14 +71,12 @@ def _jobs(asker: Asker, folder: Path, done: Pulled, tell: Tell) -> None:
             done.kept += 1
             continue
         tell(f"job {id}")
-        events = list(asker.pages(f"/fine_tuning/jobs/{part(id)}/events"))
-        write_text(place / "events.jsonl", _lines(reversed(events)))
-        try:
+        with _noted(done, f"events of {id}"):
+            events = list(asker.pages(f"/fine_tuning/jobs/{part(id)}/events"))
+            write_bytes(place / "events.jsonl", json_lines(reversed(events)))
+        with _noted(done, f"checkpoints of {id}"):
             checkpoints = list(asker.pages(f"/fine_tuning/jobs/{part(id)}/checkpoints"))
-        except GoneError as error:
-            checkpoints = []
-            done.missing.append(f"checkpoints of {id}: {error.what}")
-        write_json(place / "checkpoints.json", checkpoints)
+            write_json(place / "checkpoints.json", checkpoints)
         write_json(place / "job.json", job)
 
 
@@ -93,10 +91,8 @@ def _files(asker: Asker, folder: Path, done: Pulled, tell: Tell) -> None:
             done.kept += 1
             continue
         tell(f"file {id} ({file.get('filename')}, {int(file.get('bytes') or 0):,} bytes)")
-        try:
+        with _noted(done, f"file {id} ({file.get('filename')})"):
             _content(asker, id, path)
-        except GoneError as error:
-            done.missing.append(f"file {id} ({file.get('filename')}): {error.what}")
 
 
 def _content(asker: Asker, id: str, path: Path) -> None:
@@ -119,16 +115,22 @@ def _evals(asker: Asker, folder: Path, done: Pulled, tell: Tell) -> None:
         place = layout.eval_folder(folder, id)
         done.evals += 1
         tell(f"eval {id}")
-        for run in asker.pages(f"/evals/{part(id)}/runs"):
-            name = layout.name_of(str(run["id"]))
-            path = place / "runs" / f"{name}.json"
-            if _status(path) in ("completed", "failed", "canceled"):
-                done.kept += 1
-                continue
-            items = asker.pages(f"/evals/{part(id)}/runs/{part(str(run['id']))}/output_items")
-            write_text(place / "runs" / f"{name}-items.jsonl", _lines(items))
-            write_json(path, run)
+        with _noted(done, f"runs of {id}"):
+            for run in asker.pages(f"/evals/{part(id)}/runs"):
+                _run(asker, place / "runs", id, run, done)
         write_json(place / "eval.json", one)
+
+
+def _run(asker: Asker, folder: Path, eval_id: str, run: Mapping[str, Any], done: Pulled) -> None:
+    id = str(run["id"])
+    path = folder / f"{layout.name_of(id)}.json"
+    if _status(path) in ("completed", "failed", "canceled"):
+        done.kept += 1
+        return
+    with _noted(done, f"items of {id}"):
+        items = asker.pages(f"/evals/{part(eval_id)}/runs/{part(id)}/output_items")
+        write_bytes(folder / f"{path.stem}-items.jsonl", json_lines(items))
+    write_json(path, run)
 
 
 def _completions(asker: Asker, folder: Path, done: Pulled, tell: Tell) -> None:
@@ -139,18 +141,20 @@ def _completions(asker: Asker, folder: Path, done: Pulled, tell: Tell) -> None:
         if one["id"] in known:
             done.kept += 1
             continue
-        messages = list(asker.pages(f"/chat/completions/{part(str(one['id']))}/messages", order="asc"))
-        known[one["id"]] = {**one, "messages": messages}
-        if len(known) % _SAVE_EVERY == 0:
-            write_text(path, _lines(known.values()))
+        with _noted(done, f"messages of {one['id']}"):
+            messages = list(asker.pages(f"/chat/completions/{part(str(one['id']))}/messages", order="asc"))
+            known[one["id"]] = {**one, "messages": messages}
+            if len(known) % _SAVE_EVERY == 0:
+                write_bytes(path, json_lines(known.values()))
     if known:
-        write_text(path, _lines(known.values()))
+        write_bytes(path, json_lines(known.values()))
 
 
 def read_lines(path: Path) -> Sequence[Mapping[str, Any]]:
     """JSON lines of ours. Raises `TunesmithError` where one was changed into something else."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with path.open(encoding="utf-8") as lines:  # and not `splitlines`, which ends lines within texts too
+            return [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:
         raise TunesmithError("this is no JSON lines any more", where=str(path), fix="move it away") from error
 
@@ -164,5 +168,10 @@ def _status(path: Path) -> str | None:
     return found.get("status") if isinstance(found, dict) else None
 
 
-def _lines(items: Any) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in items)
+@contextmanager
+def _noted(done: Pulled, what: str) -> Iterator[None]:
+    """What is not offered any more is noted, and the rest goes on."""
+    try:
+        yield
+    except GoneError as error:
+        done.missing.append(f"{what}: {error.what}")

@@ -80,9 +80,7 @@ def claim(connection: sa.Connection, holder: str, seconds: float, evidence: bool
     if evidence:
         waits = sa.and_(jobs.c.status == "succeeded", jobs.c.evidence.in_(("pending", "running")))
     living = (
-        sa.select(leases.c.id)
-        .where(leases.c.id == sa.literal("job:") + jobs.c.id, leases.c.until > moment)
-        .exists()
+        sa.select(leases.c.id).where(leases.c.id == sa.literal("job:") + jobs.c.id, leases.c.until > moment).exists()
     )
     # Another worker's transaction may hold the row: on PostgreSQL it is stepped over; SQLite has one writer at a time.
     oldest = sa.select(*_JOBS.columns).where(waits, ~living).order_by(*_JOBS.order).limit(1)

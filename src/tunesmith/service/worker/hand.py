@@ -25,7 +25,7 @@ class Hand:
     kill_at: float | None = None
     told: bool = False
     killed: bool = False
-    seq: int | None = None
+    seq: int = 0
 
     def tell_to_stop(self, seconds: float) -> None:
         """Ask it to finish its step and hand its work back; it is to be killed after `seconds`."""

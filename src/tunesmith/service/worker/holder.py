@@ -8,7 +8,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
+
+from tunesmith.service.store.interface import Store
+from tunesmith.service.store.nouns import Lease
 
 _PARTS = 4
 
@@ -24,6 +28,17 @@ def surely_gone(holder: str) -> bool:
     if len(parts) != _PARTS or parts[0] != _machine() or not parts[1].isdigit():
         return False
     return _started(int(parts[1])) != parts[2]
+
+
+def is_free(store: Store, name: str) -> bool:
+    """Whether nobody has the lease of this name; one whose holder has died on this machine is ended."""
+    lease = store.get(Lease, name)
+    if lease is None or lease.until <= time.time():
+        return True
+    if surely_gone(lease.holder):
+        store.release(lease)
+        return True
+    return False
 
 
 def host() -> str:

@@ -33,7 +33,7 @@ from tunesmith.service.worker.inputs import lay_out
 from tunesmith.service.worker.products import archive
 from tunesmith.service.worker.telling import LOOK_SECONDS, Stopped
 from tunesmith.service.worker.tidying import tidy
-from tunesmith.service.worker.working import wait_until_free
+from tunesmith.service.worker.working import free_in_time
 from tunesmith.verdict.headline import headline
 
 _LOG = logging.getLogger("tunesmith.worker.process")
@@ -47,7 +47,8 @@ def measure(desk: Desk, draining: Callable[[], bool]) -> bool:
     desk.write(only_from=["succeeded"], evidence="running", evidence_error=None)
     try:
         recipe, folder, reason = _what_to_run(desk, job)
-        wait_until_free(folder)
+        if not free_in_time(folder):
+            raise Stopped("lost")
         result = run(recipe, out=folder, through="verdict", listener=_until(desk, draining))
         files = _files(desk, job, result, reason)
     except Stopped:
@@ -62,7 +63,7 @@ def measure(desk: Desk, draining: Callable[[], bool]) -> bool:
             evidence="failed",
             evidence_error=fault_of(problem, desk.settings.home)["message"],
         )
-        tidy(desk)
+        tidy(desk.settings.home, desk.job_id)
         return True
     desk.write(
         add=files,
@@ -70,7 +71,7 @@ def measure(desk: Desk, draining: Callable[[], bool]) -> bool:
         evidence="ready",
         result_files=(*job.result_files, *(file.id for file in files)),
     )
-    tidy(desk)
+    tidy(desk.settings.home, desk.job_id)
     return True
 
 

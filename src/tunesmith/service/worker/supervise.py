@@ -29,8 +29,9 @@ from tunesmith.service.store.nouns import Job, JobStatus, Lease
 from tunesmith.service.worker.desk import Desk
 from tunesmith.service.worker.faults import died
 from tunesmith.service.worker.hand import Hand, start
-from tunesmith.service.worker.holder import host, new_holder, surely_gone
+from tunesmith.service.worker.holder import host, is_free, new_holder
 from tunesmith.service.worker.orders import HANDED_BACK, Kind, Order
+from tunesmith.service.worker.tidying import forget, is_over, tidy, tidy_all
 
 _LOG = logging.getLogger("tunesmith.worker")
 
@@ -47,6 +48,8 @@ GIVE_WAY_SECONDS = 2.0
 """Evidence that shall give way has so long: its finished stages are kept in any case."""
 TROUBLE_SECONDS = 5.0
 """After the store could not be reached."""
+TIDY_SECONDS = 60.0
+"""Between two looks for what ended jobs have left."""
 _WAITING: tuple[JobStatus, ...] = ("validating_files", "queued", "running")
 _OLDEST = Page(limit=64, order="asc")
 
@@ -70,7 +73,7 @@ class Supervisor:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self._ending = threading.Event()
-        self._stop_by = 0.0
+        self._stop_by = self._tidy_at = 0.0
         self._thread: threading.Thread | None = None
         self._lanes = [_Lane(None), *(_Lane(device) for device in settings.devices)]
 
@@ -103,12 +106,23 @@ class Supervisor:
                     except (SQLAlchemyError, OSError, ApiError):
                         _LOG.exception("the worker could not go on for a moment")
                         lane.next_look = time.monotonic() + TROUBLE_SECONDS
+                self._tidy(store)
             self._hand_back(store, blobs)
         finally:
             for lane in self._lanes:
                 if lane.hand is not None:
                     lane.hand.kill()
             store.close()
+
+    def _tidy(self, store: Store) -> None:
+        moment = time.monotonic()
+        if moment < self._tidy_at:
+            return
+        self._tidy_at = moment + TIDY_SECONDS
+        try:
+            tidy_all(store, self.settings.home)
+        except (SQLAlchemyError, OSError):
+            _LOG.exception("what ended jobs have left could not be removed")
 
     def _tend(self, store: Store, blobs: Blobs, lane: _Lane) -> None:
         if lane.hand is not None:
@@ -166,6 +180,11 @@ class Supervisor:
         if lane.device_lease is not None:
             store.release(lane.device_lease)
             lane.device_lease = None
+        job = store.get(Job, hand.order.job_id)
+        if job is None:
+            forget(self.settings.home, hand.order.job_id)  # deleted while its evidence was being made
+        elif is_over(job):
+            tidy(self.settings.home, job.id)
 
     def _died(self, store: Store, blobs: Blobs, hand: Hand, code: int) -> float:
         """What becomes of a job whose process died; returns seconds to wait before the next one is begun."""
@@ -188,8 +207,8 @@ class Supervisor:
             return 0.0
         if hand.killed or hand.told:  # one that was just being started ends by the signal itself
             return 0.0
-        # Steps are told once: where more was told, the job came further than ever before, and this death is a first one.
-        further = hand.seq is not None and store.next_seq(job.id) > hand.seq
+        # A step is told once: where more was told, the job came further than ever before, and this death is a first.
+        further = store.next_seq(job.id) > hand.seq
         attempts = 1 if further else job.attempts + 1
         _LOG.error("the process of job %s died (%s), attempt %d", job.id, _named(code) or code, attempts)
         if attempts < MOST_ATTEMPTS:
@@ -237,7 +256,7 @@ class Supervisor:
         if kind is None:
             return
         device = f"device:{host()}:{lane.device}"
-        if not _free(store, device):  # another supervisor of this machine has it
+        if not is_free(store, device):  # another supervisor of this machine has it
             return
         lane.device_lease = store.take_lease(device, new_holder(), LEASE_SECONDS)
         if lane.device_lease is None:
@@ -272,22 +291,11 @@ class Supervisor:
     def _waiting(self, store: Store, statuses: Sequence[str]) -> list[Job]:
         """Jobs, oldest first, that nobody works on."""
         found = store.page(Job, _OLDEST, {"status": list(statuses)})
-        return [job for job in found.items if _free(store, job_lease(job.id))]
+        return [job for job in found.items if is_free(store, job_lease(job.id))]
 
     def _evidence_waits(self, store: Store) -> bool:
         found = store.page(Job, _OLDEST, {"status": "succeeded", "evidence": ["pending", "running"]})
-        return any(_free(store, job_lease(job.id)) for job in found.items)
-
-
-def _free(store: Store, name: str) -> bool:
-    """Whether nobody has this lease; one whose holder has died on this machine is ended."""
-    lease = store.get(Lease, name)
-    if lease is None or lease.until <= time.time():
-        return True
-    if surely_gone(lease.holder):
-        store.release(lease)
-        return True
-    return False
+        return any(is_free(store, job_lease(job.id)) for job in found.items)
 
 
 def _follow_wish(desk: Desk, job: Job) -> None:

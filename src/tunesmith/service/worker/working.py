@@ -22,7 +22,7 @@ from tunesmith.service.worker.tidying import tidy
 
 _LOG = logging.getLogger("tunesmith.worker.process")
 _UNFINISHED: tuple[JobStatus, ...] = ("validating_files", "queued", "running")
-_FREE_SECONDS = 30.0
+FREE_SECONDS = 30.0
 """A process that lost the job has so long to let go of the run's folder."""
 
 
@@ -91,7 +91,8 @@ def _train(desk: Desk, job: Job, draining: Callable[[], bool]) -> bool:
     training, validation = lay_out(desk, job)
     per_epoch = int(job.resolved["steps_per_epoch"]) if validation is not None else None
     telling = Telling(desk, Translator(steps_per_epoch=per_epoch), draining)
-    wait_until_free(desk.run)
+    if not free_in_time(desk.run):
+        return False
     telling.catch_up()
     try:
         recipe = recipe_of(job, training, validation, starting_base(job, desk.store, desk.settings))
@@ -103,7 +104,7 @@ def _train(desk: Desk, job: Job, draining: Callable[[], bool]) -> bool:
     telling.finish()
     finish(desk, result)
     if job.evidence == "none":
-        tidy(desk)
+        tidy(desk.settings.home, desk.job_id)
     return True
 
 
@@ -113,7 +114,7 @@ def _stopped(desk: Desk, reason: Reason, step: int) -> bool:
     if reason == "cancel":
         said = desk.event(events.cancelled(), "cancelled")
         desk.write(events=[said], only_from=["running"], status="cancelled", finished_at=int(time.time()), **done)
-        tidy(desk)
+        tidy(desk.settings.home, desk.job_id)
     elif reason == "pause":
         kept = _paused_model(desk, step) if desk.flavour == "azure" and step else []
         said = desk.event(events.paused(step or None), f"paused/{time.time_ns()}")
@@ -138,11 +139,17 @@ def _end_failed(desk: Desk, error: dict[str, Any], told: Sequence[Event]) -> Non
         events=told, only_from=_UNFINISHED, status="failed", error=error, finished_at=moment, wish=None,
         estimated_finish=None,
     )  # fmt: skip
-    tidy(desk)
+    tidy(desk.settings.home, desk.job_id)
 
 
-def wait_until_free(folder: Path) -> None:
-    """Until an earlier process, which is being ended, has let go of the run."""
-    end = time.monotonic() + _FREE_SECONDS
-    while is_run(folder) and RunFolder(folder).running and time.monotonic() < end:
+def free_in_time(folder: Path) -> bool:
+    """Wait until an earlier process, which is being ended, has let go of the run.
+
+    False where it has not: it may be cut off from the store, and notice only later that the job is not its own.
+    """
+    end = time.monotonic() + FREE_SECONDS
+    while is_run(folder) and RunFolder(folder).running:
+        if time.monotonic() >= end:
+            return False
         time.sleep(0.05)
+    return True

@@ -1,16 +1,14 @@
-"""The one way in which a run's status changes: from where it is allowed, or not at all."""
+"""The one way in which the status of runs and batches changes: from where it is allowed, or not at all."""
 
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
-from tests.service.apps import make_service
+from tunesmith.service.store.interface import Store
 from tunesmith.service.store.nouns import EvalRun
 
 
-def test_of_two_that_end_a_run_one_wins(tmp_path: Path) -> None:
-    store = make_service(tmp_path).store
+def test_of_two_that_end_a_run_one_wins(store: Store) -> None:
     won: list[str] = []
     for number in range(10):
         store.add(EvalRun(f"r{number}", 1, "e", None, None, "in_progress", {}))
