@@ -8,7 +8,7 @@ questions, which all sides answer one after the other, in turns. Clients ask as 
 the real HTTP server; with `--direct` the engine alone, and the page says so. `transformers serve` has no adapters, and
 is asked for the base, with and without its continuous batching; TUNESMITH_TRANSFORMERS names its executable (default:
 beside Python), and where it does not run, or takes too long, its row says why. Answers are compared with those of
-generate, text by text. Takes about ten minutes on two idle cores.
+generate, text by text. Takes about twelve minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Work:
 
     rounds: int
     each: int = 2
-    most: int = 64
+    most: int = 32
     compared: int = 4
     peer_clients: int = 32
     prompt: int = 256
@@ -74,8 +74,8 @@ class Work:
         return max(4, clients, min(self.most, clients * self.each))
 
 
-WORK = {"embedded": Work(2), "8M": Work(2), "135M": Work(1, most=32, peer_clients=8)}
-"""So much that all of it takes ten minutes."""
+WORK = {"embedded": Work(2), "8M": Work(2), "135M": Work(1, compared=3, peer_clients=8)}
+"""So much that all of it takes about twelve minutes."""
 PEER_PATIENCE = 120.0
 """Seconds that a round of a peer may take."""
 
@@ -247,7 +247,7 @@ def page(report: dict[str, Any]) -> str:
         f"conversations of {work.prompt} tokens and write {work.new}, greedily. `generate` is `transformers`",
         "generate, called once for each prompt, adapters switched by peft; measured in the same rounds on the same",
         "questions. First text is the time until it arrives, p50 and p95 over all requests. The 135M shape has random",
-        "weights.",
+        f"weights, and `transformers serve` is asked by at most {WORK['135M'].peer_clients} clients on it.",
         "",
         f"{report['date'][:10]}, {report['machine']}, threads: {report['threads']}, load of the machine before: "
         f"{report['load_before']}. Ours is {ours}.",
@@ -323,7 +323,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=["serve", "batching"], choices=("serve", "batching"))
     parser.add_argument("--direct", action="store_true", help="the engine without the HTTP server")
     parser.add_argument("--each", type=int, help="requests of each client in a round (default 2)")
-    parser.add_argument("--compared", type=int, help="answers of a round that are also generated (default 4)")
+    parser.add_argument(
+        "--compared", type=int, help="answers of a round that are also generated (default 4, of 135M 3)"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     day = datetime.date.today().isoformat()
     parser.add_argument("--out", type=Path, default=HERE / "results" / f"serve-{day}.json")

@@ -24,6 +24,8 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "examples/README.md",
+    "benchmarks/README.md",
     *sorted(p.relative_to(PROJECT).as_posix() for p in PROJECT.glob("docs/**/*.md")),
 )
 LARGEST_FILE = 5_000_000

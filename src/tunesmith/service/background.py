@@ -36,6 +36,8 @@ LEASE_SECONDS = 15.0
 RENEW_SECONDS = 5.0
 LONGEST_WAIT = 10.0
 """Seconds that a row waits at most before it is asked again, when the engine's queue was full."""
+ELSEWHERE_SECONDS = 3.0
+"""Until a server looks again at work that another one has."""
 AWAY_SECONDS = 10.0
 """Until work is taken up again that met a database that was away, or a full disk."""
 PATIENCE = 3_600.0
@@ -125,7 +127,6 @@ class Background:
 
     def _end(self, id: str, task: asyncio.Task[None]) -> None:
         self._works.pop(id, None)
-        self.service.bell.ring()  # there is room for the next
         if not task.cancelled() and (error := task.exception()) is not None:
             # It could not even be begun or failed: the store is away. The next look tries again.
             log.error("work in the background could not be done", exc_info=error, extra={"work": id})
@@ -135,7 +136,9 @@ class Background:
         store = self.service.store
         lease = await asyncio.to_thread(store.take_lease, name, self.holder, LEASE_SECONDS)
         if lease is None:
-            return  # another server does it
+            # Another server does it: what is behind it in the queue may be ours.
+            self._put_off[record.id] = time.monotonic() + ELSEWHERE_SECONDS
+            return
         try:
             await self._under_lease(sort, record, lease)
         except Exception as error:
@@ -148,6 +151,7 @@ class Background:
             await asyncio.to_thread(_fail, self.service, sort, record.id)
         finally:
             await asyncio.shield(asyncio.to_thread(store.release, lease))
+            self.service.bell.ring()  # there is room for the next
 
     async def _under_lease(self, sort: Sort, record: Any, lease: Lease) -> None:
         """Do it, and look meanwhile whether it shall stop and whether it is still ours."""

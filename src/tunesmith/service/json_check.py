@@ -11,7 +11,7 @@ from tunesmith.service.errors import ApiError, invalid
 
 DEEPEST = 100
 """Most levels of nesting."""
-MOST_VALUES = 300_000
+MOST_VALUES = 200_000
 """Most members of objects and items of lists, all together: each of them can be wrong, and would have to be told."""
 ON_THE_LOOP = 200_000
 """Bytes that are parsed without leaving the event loop."""

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.service.auth import asks_a_model
 from tunesmith.service.entrance import visit_of
-from tunesmith.service.errors import ApiError, invalid
+from tunesmith.service.errors import ApiError
 from tunesmith.service.json_check import check_json_aside
 from tunesmith.service.settings import Limits
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import ResourceError
 from tunesmith.service.entrance import Visit
 
 FILE_BYTES, FILES = 10_000_000, 5
@@ -63,15 +64,25 @@ def log_visit(visit: Visit) -> None:
 
 
 def configure(place: Path | None) -> None:
-    """Send all logs of this process to a file, or with None to standard error."""
+    """Send all logs of this process to a file, or with None to standard error.
+
+    Raises `ResourceError` where the file cannot be written.
+    """
     handler: logging.Handler
     if place is None:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
-            place, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8", errors="backslashreplace"
-        )
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.handlers.RotatingFileHandler(
+                place, maxBytes=FILE_BYTES, backupCount=FILES, encoding="utf-8", errors="backslashreplace"
+            )
+        except OSError as error:
+            raise ResourceError(
+                f"the log cannot be written: {(error.strerror or str(error)).lower()}",
+                where=str(place),
+                fix="choose another file with --log, or - for standard error",
+            ) from error
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     for old in list(root.handlers):

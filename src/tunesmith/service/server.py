@@ -24,7 +24,7 @@ from tunesmith.service import connections, logs
 from tunesmith.service.app import make_app
 from tunesmith.service.catalogue import StoreCatalogue
 from tunesmith.service.context import Service
-from tunesmith.service.settings import ServeSettings
+from tunesmith.service.settings import ServeSettings, make_home
 from tunesmith.service.settling import settle
 from tunesmith.service.store import open_store
 from tunesmith.service.store.interface import Store
@@ -183,16 +183,20 @@ def serve(settings: ServeSettings, started: Callable[[str], None] = lambda _: No
     listener = bind(settings.host, settings.port)
     try:
         connections.make_room(settings.limits.connections)
+        make_home(settings.home)
         logs.configure(settings.log)
         service = build_service(settings)
         server = make_server(service, _background(service), _supervisor(settings))
         server.running.warmed = settle
         settle()
         started(address(settings.host, listener.getsockname()[1]))
-        server.run(sockets=[listener])
-        if not server.started:
-            where = "" if settings.log is None else f"; see {settings.log}"
-            raise ResourceError(f"the server could not start its parts{where}")
+        try:
+            server.run(sockets=[listener])
+        except SystemExit as error:
+            # Uvicorn's way to say that the lifespan failed; why is in the log.
+            raise ResourceError(
+                "the server could not start its parts; the log says why", where=str(settings.log or "")
+            ) from error
     finally:
         listener.close()
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tunesmith.errors import ResourceError
+
 ResultsEncoding = Literal["plain", "base64", "auto"]
 
 OPENAI_NAMES = (
@@ -139,6 +141,21 @@ class ServeSettings:
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.home / 'store.sqlite'}"
+
+
+def make_home(home: Path) -> None:
+    """The folder of everything that is kept, which only its owner can read; one that exists stays as it is.
+
+    Raises `ResourceError` where there can be no such folder.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"the home folder cannot be used: {(error.strerror or str(error)).lower()}",
+            where=str(home),
+            fix="choose a folder that you may write to with --home",
+        ) from error
 
 
 def default_home() -> Path:

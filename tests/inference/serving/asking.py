@@ -62,7 +62,7 @@ def serve(work: Callable[[TorchServing], Awaitable[Any]], limits: TorchLimits = 
     async def run() -> Any:
         engine = TorchServing(limits)
         try:
-            return await asyncio.wait_for(work(engine), timeout=60)
+            return await asyncio.wait_for(work(engine), timeout=180)
         finally:
             await engine.drain(0)
 

@@ -150,8 +150,8 @@ def test_common_beginnings() -> None:
 
 
 def test_little_memory_makes_answers_wait_and_changes_none(ref: ModelRef) -> None:
-    """Room for about two rows of the twelve: some give way while they are written, and are read again."""
-    asks = [asking(ref, "".join(chr(97 + (i * j) % 26) for j in range(40 + i)), new=150) for i in range(12)]
+    """Room for about two rows of the eight: some give way while they are written, and are read again."""
+    asks = [asking(ref, "".join(chr(97 + (i * j) % 26) for j in range(40 + i)), new=150) for i in range(8)]
     expected = serve(lambda engine: answers(engine, asks))
     per_token = 2 * 2 * 2 * 8 * 4
     limits = TorchLimits(memory=400 * per_token)
@@ -163,6 +163,31 @@ def test_little_memory_makes_answers_wait_and_changes_none(ref: ModelRef) -> Non
     found, state = serve(work, limits)
     assert found == expected
     assert state["preemptions"] > 0 and state["memory_bytes"] <= limits.memory
+
+
+def test_scores_of_a_prompt_that_is_read_again_are_told_once(ref: ModelRef) -> None:
+    asks = [
+        Ask(ref, f"{i} is a prompt of several parts, all scored. " * 4, 3, GREEDY, echo_scores=True) for i in "abcd"
+    ]
+    expected = [serve(lambda engine, ask=ask: told(engine, ask))[1] for ask in asks]
+
+    async def work(engine: TorchServing) -> Any:
+        await engine.load(ref)
+        (resident,) = engine._residents.values()
+        all_there = threading.Event()
+        resident.loop._inbox.put(lambda: all_there.wait(30) and None)
+        asked = [asyncio.create_task(told(engine, ask)) for ask in asks]
+        while engine.state()["waiting"] < len(asks):
+            await asyncio.sleep(0.005)
+        all_there.set()
+        return await asyncio.gather(*asked), engine.state()["preemptions"]
+
+    found, preempted = serve(work, TorchLimits(memory=500 * 256))
+    assert preempted > 0
+    for (_, usage), plain in zip(found, expected, strict=True):
+        assert [one.id for one in usage.prompt_scores] == [one.id for one in plain.prompt_scores]
+        scores = [[score.logprob for score in one.prompt_scores[1:]] for one in (usage, plain)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-4) and len(scores[0]) == usage.prompt - 1
 
 
 def test_memory_stays_bounded(ref: ModelRef) -> None:

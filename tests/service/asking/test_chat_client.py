@@ -286,7 +286,7 @@ def test_failing_in_the_middle_is_an_event(open_house: Any) -> None:
 
 def test_conversations_of_many_turns_are_refused_at_once(open_house: Any) -> None:
     """Counting them exactly takes time that grows with the square of their turns."""
-    house: House = open_house(ScriptedEngine("fine", context=1200))
+    house: House = open_house(ScriptedEngine("fine", context=2000))
 
     def say(turns: int) -> Any:
         said: Any = [{"role": ("user", "assistant")[i % 2], "content": "a"} for i in range(turns)]
@@ -299,7 +299,7 @@ def test_conversations_of_many_turns_are_refused_at_once(open_house: Any) -> Non
     exact = house.engine.renderer.prompt_ids
     house.engine.renderer.prompt_ids = counting  # type: ignore[method-assign]
     try:
-        with pytest.raises(openai.BadRequestError, match="maximum context length is 1200 tokens") as long:
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 2000 tokens") as long:
             say(2047)
         assert long.value.code == "context_length_exceeded"
         with pytest.raises(openai.BadRequestError, match="at most 2048 turns, but got 2049") as many:

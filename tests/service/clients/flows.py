@@ -96,7 +96,8 @@ def functions(folder: Path) -> dict[str, Any]:
 def completions(folder: Path) -> dict[str, Any]:
     """Classification by the first token of a completion."""
     client = openai.OpenAI()
-    job = client.fine_tuning.jobs.create(training_file=_uploaded(client, folder / "pairs.jsonl"), model="babbage-002")
+    training = _uploaded(client, folder / "pairs.jsonl")
+    job = client.fine_tuning.jobs.create(training_file=training, model="babbage-002", hyperparameters={"n_epochs": 1})
     job = _ended(client, job.id)
     row = json.loads((folder / "pairs.jsonl").read_text().splitlines()[0])
     answer = client.completions.create(

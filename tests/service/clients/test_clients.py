@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import subprocess
@@ -47,7 +48,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     _write(folder / "train.jsonl", chat[:20])
     _write(folder / "valid.jsonl", chat[20:])
-    tools = (PROJECT / "examples" / "hosted" / "home_tools.jsonl").read_text().splitlines()[:24]
+    tools = (PROJECT / "examples" / "hosted" / "home_tools.jsonl").read_text().splitlines()[:12]
     (folder / "tools.jsonl").write_text("\n".join(tools) + "\n")
     with (PROJECT / "examples" / "phrases" / "phrases.csv").open(newline="") as file:
         phrases = [row for row in csv.DictReader(file) if row["tone"] in ("angry", "grateful")][:24]
@@ -62,16 +63,12 @@ def python(request: pytest.FixtureRequest) -> str:
     if request.param == "newest":
         return sys.executable
     folder = PROJECT / "build" / f"openai-{OLDEST}"
-    found = folder / "bin" / "python"
-    if not (folder / ".complete").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        # Clients of that time hand the transport an argument that later ones of it no longer know.
-        command = [str(found), "-m", "pip", "install", "-q", "--retries", "1", f"openai=={OLDEST}", "httpx<0.28"]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        if made.returncode:
-            pytest.skip(f"openai {OLDEST} cannot be installed: {made.stderr.strip().splitlines()[-1]}")
-        (folder / ".complete").touch()
-    return str(found)
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:  # for tests that run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".complete").exists():
+            _install_oldest(folder)
+    return str(folder / "bin" / "python")
 
 
 @pytest.fixture
@@ -131,6 +128,27 @@ def test_azure(seen: Any) -> None:
     assert said["model"].startswith("gpt-4o-mini-2024-07-18.ft-")
     assert any(message.startswith("Completed results file: file-") for message in said["events"])
     assert said["answer"] == "assistant"
+
+
+def _install_oldest(folder: Path) -> None:
+    """Make an environment with the old client, or skip the test where that cannot be installed."""
+    venv.create(folder, with_pip=True, clear=True)
+    # Clients of that time hand the transport an argument that later ones of it no longer know.
+    command = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--retries",
+        "1",
+        f"openai=={OLDEST}",
+        "httpx<0.28",
+    ]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if made.returncode:
+        pytest.skip(f"openai {OLDEST} cannot be installed: {made.stderr.strip().splitlines()[-1]}")
+    (folder / ".complete").touch()
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -19,7 +19,21 @@ from tunesmith.service.grading.templates import TemplateError
 from tunesmith.service.inner import Reply
 
 FIELDS = st.sampled_from(
-    "output_text output_tools output_json choices message content text tools tool_calls input model role city".split()
+    [
+        "output_text",
+        "output_tools",
+        "output_json",
+        "choices",
+        "message",
+        "content",
+        "text",
+        "tools",
+        "tool_calls",
+        "input",
+        "model",
+        "role",
+        "city",
+    ]
 )
 CALL = {"id": "call_1", "type": "function", "function": {"name": "fly", "arguments": '{"to": "roof"}'}}
 COMPLETION: dict[str, Any] = {

@@ -14,7 +14,8 @@ from tunesmith.service.evals.rows import Row, item_problems
 from tunesmith.service.evals.schemas import faults, schema_problem
 
 DOUBLING: dict[str, Any] = {
-    "$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)} | {"d40": {"type": "integer"}},
+    "$defs": {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}
+    | {"d40": {"type": "integer"}},
     "properties": {"a": {"$ref": "#/$defs/d0"}},
 }
 

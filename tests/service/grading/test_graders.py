@@ -15,8 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tunesmith.service.grading import code
-from tunesmith.service.grading import Grade, check_grader, grade, read_grader, sample_of
+from tunesmith.service.grading import Grade, check_grader, code, grade, read_grader, sample_of
 from tunesmith.service.grading.code import LARGEST, run_code
 from tunesmith.service.inner import Reply
 

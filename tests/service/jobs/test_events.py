@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tests.service.jobs.made import a_job
 from tunesmith.service.jobs import events
 from tunesmith.service.jobs.events import Draft, Translator, kind_of, shown_data

@@ -36,7 +36,7 @@ def test_checkpoints_and_steps_of_a_job_with_rows_that_are_too_long(tmp_path: Pa
     assert bench.steps(id) == list(range(1, 9))
     assert (job.resolved["total_steps"], job.resolved["steps_per_epoch"]) == (8, 2)
     (told,) = [e.message for e in bench.events(id) if e.level == "warn" and "longer than" in e.message]
-    assert told.endswith(": line 5, 10")
+    assert told.endswith(": lines 5, 10")
     with client_of(bench.service) as client:
         listed = client.get(f"/v1/fine_tuning/jobs/{id}/checkpoints").json()["data"]
     assert [one["step_number"] for one in listed] == [8, 6, 4], "the ends of the last three epochs"

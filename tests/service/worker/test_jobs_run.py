@@ -6,6 +6,8 @@ import io
 import json
 import threading
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.service.worker.bench import MODEL, Bench, processes_of, rows, taken_u
 from tunesmith.service.evidence import report_html, report_of
 from tunesmith.service.jobs.operations import cancel_job, pause_job, resume_job
 from tunesmith.service.store.nouns import Checkpoint, File, Job, Model
+from tunesmith.service.worker.measuring import measure
 from tunesmith.service.worker.working import work_on
 
 NUMBERS = {"hyperparameters": {"n_epochs": 3, "batch_size": 2}}
@@ -22,12 +25,16 @@ NUMBERS = {"hyperparameters": {"n_epochs": 3, "batch_size": 2}}
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Job]:
-    """A job with a validation file that has succeeded, and its evidence."""
+    """A job with a validation file that has succeeded, and its evidence.
+
+    The evidence is made by this process, since one of its own would import everything again.
+    """
     bench = Bench.at(tmp_path_factory.mktemp("home"), evidence=True)
     id = bench.create(rows(0, 12), rows(12, 10), suffix="Colours 2", **NUMBERS)
-    with bench.working():
+    with bench.working(evidence=False):
         bench.until_status(id, "succeeded")
-        bench.until(lambda: bench.job(id).evidence in ("ready", "failed"))
+        bench.until(lambda: processes_of(id) == [])
+    assert measure(taken_up(bench, id), lambda: False)
     return bench, bench.job(id)
 
 
@@ -141,18 +148,15 @@ def test_files_that_cannot_be_trained_on_fail_the_job_with_every_fault(tmp_path)
 def test_pause_and_resume_lose_no_step_and_cancel_ends_it(tmp_path):
     bench = Bench.at(tmp_path)
     id = bench.create(rows(0, 40), hyperparameters={"n_epochs": 50, "batch_size": 4})
-    with bench.working():
-        bench.until(lambda: len(bench.steps(id)) > 5)
-        paused = pause_job(bench.service, id, wait=30)
-        assert paused.status == "paused" and paused.wish is None and paused.estimated_finish is None
-        at = bench.steps(id)[-1]
-        assert bench.events(id)[-1].message == f"Fine-tuning job paused at step {at}" and at < 500
-        bench.until(lambda: processes_of(id) == [])
+    desk = taken_up(bench, id)  # in this process: others would import everything again
+    with stopping(pause_job, bench, id, 5):
+        assert work_on(desk, lambda: False)
+    paused, at = bench.job(id), bench.steps(id)[-1]
+    assert paused.status == "paused" and paused.wish is None and paused.estimated_finish is None
+    assert bench.events(id)[-1].message == f"Fine-tuning job paused at step {at}" and at < 500
     resume_job(bench.service, id)
-    cancelling = threading.Thread(target=cancel_after, args=(bench, id, at + 5))
-    cancelling.start()
-    assert work_on(taken_up(bench, id), lambda: False)  # in this process: a second one would import all again
-    cancelling.join(30)
+    with stopping(cancel_job, bench, id, at + 5):
+        assert work_on(desk, lambda: False)
     cancelled, told = bench.job(id), bench.steps(id)
     assert cancelled.status == "cancelled" and cancelled.fine_tuned_model is None and cancelled.finished_at
     assert told == list(range(1, len(told) + 1)) and at < told[-1] < 500
@@ -161,7 +165,15 @@ def test_pause_and_resume_lose_no_step_and_cancel_ends_it(tmp_path):
     assert not (tmp_path / "inputs" / id).exists() and not (tmp_path / "runs" / id / "checkpoints").exists()
 
 
-def cancel_after(bench: Bench, id: str, step: int) -> None:
-    """Cancel a job once so many steps were told."""
-    bench.until(lambda: bench.steps(id)[-1] > step)
-    cancel_job(bench.service, id, wait=30)
+@contextmanager
+def stopping(stop: Callable[..., Job], bench: Bench, id: str, steps: int) -> Iterator[None]:
+    """A user who cancels or pauses a job once more than so many steps were told."""
+
+    def wait_and_stop() -> None:
+        bench.until(lambda: len(bench.steps(id)) > steps)
+        stop(bench.service, id, wait=30)
+
+    user = threading.Thread(target=wait_and_stop)
+    user.start()
+    yield
+    user.join(30)

@@ -77,7 +77,7 @@ def test_only_deaths_at_the_same_place_end_a_job(tmp_path, play):
     """A long job whose machine kills it now and then comes further each time, and is done one day."""
     bench = Bench.at(tmp_path)
     id = running(bench)
-    deaths = 2 * supervise.MOST_ATTEMPTS
+    deaths = supervise.MOST_ATTEMPTS + 1
 
     def step_and_die(order: Order) -> str:
         if len(played.started) <= deaths:

@@ -336,8 +336,8 @@ class ModelLoop:
     def _score_prompt(self, row: Row, start: int, logits: Tensor) -> None:
         """Log-probabilities of the prompt's tokens behind those at `start` and after it."""
         request = row.request
-        if not start:
-            request.prompt_scores.append(request.unscored(request.prompt[0]))
+        if not start:  # anew where the row has given up its place meanwhile
+            request.prompt_scores = [request.unscored(request.prompt[0])]
         following = request.prompt[start + 1 : start + 1 + len(logits)]
         if following:
             scored = score(logits[: len(following)], following, request.decoding.top or 0)

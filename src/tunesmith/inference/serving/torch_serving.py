@@ -63,16 +63,14 @@ class TorchServing:
             raise
         try:
             resident.loop.submit(request)
-            left = True
-            while left:
-                item = await request.items.get()
-                if isinstance(item, Exception):
-                    raise item
-                left = isinstance(item, Piece)
+            while isinstance(item := await request.items.get(), Piece):
                 yield item
         finally:
             request.cancelled = True
             self._leave(resident, held)
+        if isinstance(item, Exception):
+            raise item
+        yield item  # all is done: a reader who stops here holds on to nothing
 
     def forget(self, ref: ModelRef) -> None:
         if ref.adapter is None:

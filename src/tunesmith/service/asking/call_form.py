@@ -213,7 +213,7 @@ def _steps(schema: Any) -> Iterator[int]:
             yield from _steps(one)
     elif isinstance(schema, Mapping):
         step = schema.get("multipleOf")
-        if type(step) in (int, float) and 0 < abs(step) < inf:
+        if isinstance(step, int | float) and not isinstance(step, bool) and 0 < abs(step) < inf:
             yield int("".join(map(str, Decimal(str(step)).normalize().as_tuple().digits)))
         for one in schema.values():
             yield from _steps(one)

@@ -8,7 +8,7 @@
 | meteor | Banerjee & Lavie 2005 (W05-0909): equal words, then Porter stems; no synonyms: no lexicon is shipped |
 | rouge_1 … rouge_5, rouge_l | Lin 2004 (W04-1013): F1 over words of any script, without stemming |
 
-Longest common parts take time by the product of both lengths, so texts of more than `LONGEST` characters are not compared.
+Longest common parts take time by the product of both lengths: texts of more than `LONGEST` characters are refused.
 
 The hosted service says that `fuzzy_match` uses the library rapidfuzz, and not which of its functions; this is its
 `ratio`. Texts are compared as they are; ROUGE and METEOR leave case and punctuation aside.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunesmith.service.settings import ServeSettings
+from tunesmith.service.settings import ServeSettings, make_home
 
 if TYPE_CHECKING:
     from tunesmith.service.store.blobs import FolderBlobs
@@ -24,6 +24,7 @@ def open_store(settings: ServeSettings) -> tuple[SqlStore, FolderBlobs]:
     from tunesmith.service.store.sql import SqlStore
 
     try:
+        make_home(settings.home)
         database = Database(settings.database_url)
         try:
             migrate(database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def fault_of(error: Exception, home: Path) -> dict[str, Any]:
     if isinstance(error, DataError) and (
         found := [one for one in getattr(error, "findings", ()) if one.severity == "error"]
     ):
-        return _of_findings(found)
+        return _of_findings(found, home)
     if isinstance(error, TunesmithError) and type(error).__name__ == "DivergenceError":
         said = f"The training diverged: {error.what}. Create the job again with a smaller learning_rate_multiplier."
         return fault("invalid_hyperparameters", said, "hyperparameters.learning_rate_multiplier")
@@ -61,12 +62,13 @@ def fault_of(error: Exception, home: Path) -> dict[str, Any]:
     return fault("server_error", "The job failed because of an error of the server; its log says more.")
 
 
-def _of_findings(found: Sequence[Finding]) -> dict[str, Any]:
+def _of_findings(found: Sequence[Finding], home: Path) -> dict[str, Any]:
     """Rows that only the training could find to be wrong, as `rules` tells those that it finds itself."""
-    faults = tuple(
-        fault_of_rows(one, "validation" if _VALIDATION in (one.source or "") else "training") for one in found
-    )
-    return Checked(faults, None, 0, 0).error() or {}
+    faults = []
+    for one in found:
+        made = fault_of_rows(one, "validation" if _VALIDATION in (one.source or "") else "training")
+        faults.append(replace(made, message=without_paths(made.message, home)))
+    return Checked(tuple(faults), None, 0, 0).error() or {}
 
 
 def _code_of(error: TunesmithError) -> tuple[str, str | None]:
