@@ -15,6 +15,10 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 
+# Test files run side by side, each process with one thread of its own. WORKERS=0 runs them one after another, as a single
+# GPU wants it.
+WORKERS ?= 2
+
 # Installing again is needed only when one of these changes; the stamps in the environment remember it.
 PINS := pyproject.toml constraints.txt
 CORE := $(VENV)/.core-installed
@@ -45,7 +49,7 @@ types: $(DEV)
 
 .PHONY: pytest
 pytest: $(DEV) ## the test suite alone; more options with ARGS="-k name"
-	$(BIN)/pytest -ra $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -ra -n $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(BENCH) ## every script in benchmarks/, each writes its own results (long)
