@@ -139,10 +139,10 @@ def test_a_run_that_was_held_in_memory_goes_on_from_the_disk(folder, tmp_path, l
 def interrupted_at(step: int) -> Any:
     real = _Training._log
 
-    def log(self: Any, facts: Any) -> None:
+    def log(self: Any, facts: Any, watched: Any) -> None:
         if self.progress.step == step:
             raise KeyboardInterrupt
-        real(self, facts)
+        real(self, facts, watched)
 
     return log
 
