@@ -68,7 +68,11 @@ def served(service: Service) -> Iterator[str]:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     # Uvicorn's own settings of logs would stay behind for every later test.
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False, lifespan="on"))
+    # A stream that a test left open shall not hold up the end of the tests.
+    config = uvicorn.Config(
+        make_app(service), log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until = time.monotonic() + 20
