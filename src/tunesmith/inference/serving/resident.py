@@ -15,12 +15,16 @@ from tunesmith.inference.serving.adapters import Adapter, Current, read_updates,
 from tunesmith.inference.serving.memory import memory_for_answers
 from tunesmith.inference.serving.pace import LoopLimits
 from tunesmith.inference.serving.requests import Voice
-from tunesmith.inference.serving.runner import Runner, best_runner
+from tunesmith.inference.serving.runner import Part, Runner, best_runner
 from tunesmith.inference.serving.scheduler import ModelLoop
+from tunesmith.inference.serving.threads import best_threads
 from tunesmith.inference.serving.token_bytes import TokenBytes
 from tunesmith.models.adapter import WEIGHTS
 from tunesmith.models.load import LoadedBase
 from tunesmith.text.render import Renderer
+
+_ROWS_TRIED = 8
+"""With how many rows in work it is found out how many threads serve best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,9 @@ class Resident:
         self._runner: Runner = best_runner(base.model, current)
         memory = limits.memory if limits.memory is not None else memory_for_answers()
         self.loop = ModelLoop(
-            self._runner, LoopLimits(limits.rows, limits.waiting, memory, limits.stall), name=base.name
-        )
+            self._runner, LoopLimits(limits.rows, limits.waiting, memory, limits.stall), name=base.name,
+            threads=_threads(self._runner),
+        )  # fmt: skip
         self._most_adapters = limits.adapters
         self._adapters: dict[Path, HeldAdapter] = {}
         self._speaking: dict[str, Speaking] = {}
@@ -181,3 +186,9 @@ def _decoder(renderer: Renderer) -> Callable[[list[int]], str]:
         backend = tokenizer.backend_tokenizer
         return lambda ids: backend.decode(ids, skip_special_tokens=True) if ids else ""
     return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _threads(runner: Runner) -> int:
+    """Threads with which a few rows are continued fastest."""
+    memories = [runner.memory(0) for _ in range(_ROWS_TRIED)]
+    return best_threads(lambda: runner.run([Part(memory, [0], None) for memory in memories]))

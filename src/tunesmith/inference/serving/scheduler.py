@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from tunesmith.errors import EngineError
@@ -59,8 +60,8 @@ class _Plan:
 class ModelLoop:
     """Works for one model until it is closed. `submit`, `forget` and `close` may be called from any thread."""
 
-    def __init__(self, runner: Runner, limits: LoopLimits, name: str) -> None:
-        self._runner, self._limits = runner, limits
+    def __init__(self, runner: Runner, limits: LoopLimits, name: str, threads: int | None = None) -> None:
+        self._runner, self._limits, self._threads = runner, limits, threads
         self.counts = Counts()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting: dict[Adapter | None, deque[Row]] = {}
@@ -181,6 +182,8 @@ class ModelLoop:
         if not plan.rows:
             return
         read = sum(len(part.ids) for part in plan.parts) - sum(row.writing for row in plan.rows)
+        if self._threads is not None:  # each time: a library beneath torch keeps one number for all threads
+            torch.set_num_threads(self._threads)
         began = time.perf_counter()
         logits = self._runner.run(plan.parts)
         self._measure(plan, read, time.perf_counter() - began)
