@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from tunesmith.data.types import Message, ToolCall
 from tunesmith.tasks.types import AnswerForm
 
@@ -70,4 +73,44 @@ class Engine(Protocol):
         The probability that the model says exactly this answer and stops. Raises `EngineError` where an engine cannot
         tell (an endpoint without log-probabilities).
         """
+        ...
+
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class ProbedEngine(Engine, Protocol):
+    """An engine whose logits can be seen, to compare two of them number by number."""
+
+    def logits(self, ids: Sequence[int]) -> FloatArray:
+        """Logits [len(ids), vocabulary] after each of these tokens, before any sampling."""
+        ...
+
+
+class TokenRow(Protocol):
+    """One row of tokens in a runtime, which remembers what it has read."""
+
+    def append(self, ids: Sequence[int]) -> FloatArray:
+        """Read further tokens; returns the logits [len(ids), vocabulary] after each of them."""
+        ...
+
+    def next(self, ids: Sequence[int]) -> FloatArray:
+        """The same, but the logits [vocabulary] after the last of them only, which may be much cheaper."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+class TokenModel(Protocol):
+    """A model in any runtime that reads tokens and gives logits; `inference.stepping` makes an engine of it."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits per token."""
+        ...
+
+    def row(self) -> TokenRow:
+        """A new, empty row."""
         ...
