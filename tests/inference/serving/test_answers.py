@@ -316,6 +316,20 @@ def test_what_does_not_fit_the_context_is_refused(ref: ModelRef) -> None:
         assert usage.answer == 12 and pieces[-1].finish == "length" and usage.prompt == 500
 
 
+def test_an_endless_prompt_is_refused_without_being_tokenised(ref: ModelRef, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(engine: TorchServing) -> TooLongError:
+        known = await engine.load(ref)
+        counted: list[int] = []
+        monkeypatch.setattr(type(known.renderer), "prompt_ids", lambda *_: counted.append(1) or [])
+        with pytest.raises(TooLongError) as refused:
+            await told(engine, asking(ref, "endless " * 1_000_000, new=1))
+        assert not counted
+        return refused.value
+
+    told_too_long = serve(work)
+    assert told_too_long.context == 512 < told_too_long.prompt <= 8_000_000
+
+
 @pytest.mark.parametrize(
     ("ask", "words"),
     [

@@ -11,7 +11,7 @@ from time import process_time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.service.asking.templates import KINDS, tokenizer_of, tokenizer_with
@@ -259,6 +259,7 @@ PARTS = st.sampled_from(
 
 
 @settings(max_examples=300, deadline=None)
+@example(parts=['call get {"a": 1}', "\n", "\n"], places=[])
 @given(parts=st.lists(PARTS, max_size=8), places=st.lists(st.integers(0, 200), max_size=10))
 def test_free_answers_are_read_however_they_are_cut(parts: list[str], places: list[int]) -> None:
     text = "".join(parts)

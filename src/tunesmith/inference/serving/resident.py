@@ -53,11 +53,12 @@ class HeldAdapter:
 
 @dataclass(slots=True)
 class Speaking:
-    """A base's renderer for one chat template, and what goes with it."""
+    """A base's renderer for one chat template, and what goes with it; `longest_token` in characters."""
 
     renderer: Renderer
     voice: Voice
     grammars: Callable[[], Grammars]
+    longest_token: int
 
 
 class Resident:
@@ -75,22 +76,17 @@ class Resident:
         self.used, self.asked, self.unwanted = time.monotonic(), 0, False
         current = Current()
         self._linears = wrap_linears(base.model.eval().requires_grad_(False), current)
-        self._runner: Runner = best_runner(base.model, current)
+        runner: Runner = best_runner(base.model, current)
         memory = limits.memory if limits.memory is not None else memory_for_answers()
         self.loop = ModelLoop(
-            self._runner, LoopLimits(limits.rows, limits.waiting, memory, limits.stall), name=base.name,
-            threads=_threads(self._runner),
+            runner, LoopLimits(limits.rows, limits.waiting, memory, limits.stall), name=base.name,
+            threads=_threads(runner),
         )  # fmt: skip
         self._most_adapters = limits.adapters
         self._adapters: dict[Path, HeldAdapter] = {}
         self._speaking: dict[str, Speaking] = {}
         # What takes long is done under the first; the second is never held for long, as event loops wait for it.
         self._preparing, self._lock = threading.Lock(), threading.Lock()
-
-    @property
-    def in_batches(self) -> bool:
-        """Whether rows are computed together."""
-        return self._runner.shares
 
     @property
     def adapters(self) -> int:
@@ -176,7 +172,7 @@ def _speaking(tokenizer: Any, template: str, vocabulary: int) -> Speaking:
                 made.append(Grammars(tokenizer, vocabulary, renderer.stop_ids))
             return made[0]
 
-    return Speaking(renderer, voice, grammars)
+    return Speaking(renderer, voice, grammars, max(map(len, tokenizer.get_vocab())))
 
 
 def _decoder(renderer: Renderer) -> Callable[[list[int]], str]:

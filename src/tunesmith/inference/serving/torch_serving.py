@@ -32,6 +32,8 @@ __all__ = ["TorchLimits", "TorchServing"]
 _PREPARING = 64
 """Requests that are prepared at once. Those whose model is being loaded wait in a thread too, which must not be one
 that other models, or the rest of the process, need."""
+_SHRUNK = 4
+"""Characters of a text that a tokeniser's normalisation may make one of."""
 _ONE_AT_A_TIME = threading.Lock()
 """`transformers` sets things for the whole process while it loads a model, so that two cannot be loaded at once."""
 
@@ -231,6 +233,7 @@ def _loaded(base: str, adapter: Path | None, dtype: str) -> LoadedBase:
 def _request(ask: Ask, resident: Resident, adapter: Adapter | None, loop: asyncio.AbstractEventLoop) -> Request:
     """A request of an ask: rendered, measured and its form compiled. Raises what `ServingEngine.submit` raises."""
     speaking = resident.speaking(ask.model.chat_template)
+    _refuse_endless(ask, speaking, resident.context)
     prompt = _prompt(ask, speaking.renderer)
     if not prompt:
         raise EngineError("the prompt is empty", expected="at least one token")
@@ -247,6 +250,17 @@ def _request(ask: Ask, resident: Resident, adapter: Adapter | None, loop: asynci
     request = Request(prompt, most, ask.decoding, speaking.voice, adapter, ask.echo_scores, items, loop)
     make_rows(request, ask.count, _held(ask, speaking))
     return request
+
+
+def _refuse_endless(ask: Ask, speaking: Speaking, context: int) -> None:
+    """Raise `TooLongError` for texts so long that no tokeniser could fit them, before minutes are spent on counting.
+
+    The count it tells is what they are at least.
+    """
+    texts = [ask.prompt] if isinstance(ask.prompt, str) else [t.content for t in ask.prompt if not isinstance(t, int)]
+    characters = sum(map(len, texts))
+    if characters > context * speaking.longest_token * _SHRUNK:
+        raise TooLongError(characters // (speaking.longest_token * _SHRUNK), ask.max_new_tokens, context)
 
 
 def _prompt(ask: Ask, renderer: Renderer) -> tuple[int, ...]:

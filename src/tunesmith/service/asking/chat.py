@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from tunesmith.inference.serving.types import Decoding, TokenScore, Usage
+from tunesmith.inference.serving.types import TokenScore, Usage
 from tunesmith.service.asking.chat_request import ChatRequest, ResponseFormat, check_chat
 from tunesmith.service.asking.conversation import turns_of
-from tunesmith.service.asking.fields import biases, stop_texts
+from tunesmith.service.asking.fields import decoding_of
 from tunesmith.service.asking.keeping import keep_completion
 from tunesmith.service.asking.scores import chat_scores
 from tunesmith.service.asking.tools import offer_of
@@ -51,16 +51,7 @@ async def plan_chat(service: Service, request: ChatRequest) -> ChatPlan:
     check_chat(request)
     turns = turns_of(request.messages)
     offer = await run_in_threadpool(offer_of, request)
-    decoding = Decoding(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        presence_penalty=request.presence_penalty or 0.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        logit_bias=biases(request.logit_bias),
-        seed=request.seed,
-        stop=stop_texts(request.stop),
-        top=(request.top_logprobs or 0) if request.logprobs else None,
-    )
+    decoding = decoding_of(request, (request.top_logprobs or 0) if request.logprobs else None)
     turn = await plan_turn(
         service,
         request.model,

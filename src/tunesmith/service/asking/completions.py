@@ -14,11 +14,11 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.data.types import Message
-from tunesmith.inference.serving.types import Ask, Decoding, Loaded, ModelRef, TokenScore, Usage
+from tunesmith.inference.serving.types import Ask, Loaded, ModelRef, TokenScore, Usage
 from tunesmith.service.asking.chat import usage_body
 from tunesmith.service.asking.completion_request import USUAL_TOKENS, CompletionRequest, Prompt, check_completion
 from tunesmith.service.asking.engine import loaded, pieces_of
-from tunesmith.service.asking.fields import biases, stop_texts
+from tunesmith.service.asking.fields import decoding_of
 from tunesmith.service.asking.fingerprint import fingerprint
 from tunesmith.service.asking.merging import merged
 from tunesmith.service.asking.scores import completion_scores
@@ -63,16 +63,7 @@ async def plan_completion(service: Service, request: CompletionRequest) -> Compl
     check_completion(request)
     resolved = await run_in_threadpool(service.catalogue.resolve, request.model)
     known = await loaded(service, resolved.ref)
-    decoding = Decoding(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        presence_penalty=request.presence_penalty or 0.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        logit_bias=biases(request.logit_bias),
-        seed=request.seed,
-        stop=stop_texts(request.stop),
-        top=_top(request),
-    )
+    decoding = decoding_of(request, _top(request))
     if known.renderer is not None:
         check_biases(decoding, known.renderer)
     asks, texts = [], []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from tunesmith.inference.serving.types import Decoding
 from tunesmith.service.errors import ApiError
 
 MOST_STOPS, MOST_BIASES = 4, 1024
@@ -57,16 +58,42 @@ LogitBias = Annotated[dict[str, float], AfterValidator(_biases)]
 """Token ids as text to a number from -100 to 100, which is added to the logit."""
 
 
-def stop_texts(value: Any) -> tuple[str, ...]:
+def _texts(value: Any) -> tuple[str, ...]:
     """The texts of a field `stop`."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def biases(value: Mapping[str, float] | None) -> dict[int, float]:
+def _numbers(value: Mapping[str, float] | None) -> dict[int, float]:
     """The numbers of a field `logit_bias`."""
     return {int(key): bias for key, bias in (value or {}).items()}
+
+
+class Drawn(Protocol):
+    """A request that says how its answers are drawn; what it leaves out is OpenAI's default."""
+
+    temperature: float | None
+    top_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: dict[str, float] | None
+    seed: int | None
+    stop: Any
+
+
+def decoding_of(request: Drawn, top: int | None) -> Decoding:
+    """How a request wants its answers drawn; `top` as in `Decoding`."""
+    return Decoding(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=_numbers(request.logit_bias),
+        seed=request.seed,
+        stop=_texts(request.stop),
+        top=top,
+    )
 
 
 def unsupported(name: str, why: str) -> ApiError:

@@ -78,11 +78,13 @@ def _before_tag(text: str) -> int:
 
 
 def _before_lines(text: str) -> int:
-    """Calls in plain words are the last lines of an answer."""
+    """Calls in plain words are the last lines of an answer; empty ones may follow."""
     lines = text.split("\n")
     if not _BEGUN_CALL.fullmatch(lines[-1]):
         return len(text)
     first = len(lines) - 1
+    while first > 0 and not lines[first - 1]:
+        first -= 1
     while first > 0 and read_call_line(lines[first - 1]) is not None:
         first -= 1
     return sum(len(line) + 1 for line in lines[:first])
