@@ -122,6 +122,14 @@ def test_no_interval_claims_certainty(n: int) -> None:
     assert binary[0] < 0 < binary[1]
 
 
+def test_rows_that_do_not_differ_say_how_many_still_may() -> None:
+    """Paired rows that are all alike bound the difference by the share of others that may have been missed."""
+    for n, share in ((140, 0.02), (300, 0.01)):
+        low, high = difference_interval(0.8, 0.8, n, np.zeros(100), 0.95)
+        assert -low == high and share < high < 1.5 * share
+        assert (1 - high) ** n == pytest.approx(0.025)
+
+
 def test_bootstrap_intervals_cover() -> None:
     """Entity F1 of documents of uneven length: 95 % intervals hold the truth in about 95 % of 400 worlds."""
     generator = np.random.default_rng(11)

@@ -31,7 +31,7 @@ from tunesmith.evaluation.statistics import (
     value_interval,
     wilson,
 )
-from tunesmith.evaluation.statistics.intervals import MANY_ROWS, large_sample_interval
+from tunesmith.evaluation.statistics.intervals import MANY_ROWS, alike_interval, large_sample_interval
 from tunesmith.evaluation.statistics.types import NORMAL
 from tunesmith.evaluation.types import PairedDifference
 from tunesmith.tasks.types import FloatArray, Metric
@@ -131,7 +131,7 @@ class Measuring:
     def _normal(self, difference: float, without: FloatArray, n: int) -> tuple[Interval, float]:
         interval = large_sample_interval(difference, without, self.confidence)
         if interval is None:  # not one row differs
-            return difference_interval(difference, 0.0, n, None, self.confidence), 1.0
+            return alike_interval(difference, n, self.confidence), 1.0
         return interval, 2 * NORMAL.cdf(-abs(difference) / jackknife_error(without))
 
     def _units(self, statistics: FloatArray) -> FloatArray:

@@ -166,17 +166,29 @@ def difference_interval(
 
     `table` holds (both, only a, only b, neither) right for a 0/1 metric on independent rows, which takes Newcombe's
     interval. Others take `draws` of the difference: BCa with `leave_one_out`, the difference without each row in turn,
-    else percentiles. Where all draws are equal, Wilson intervals are combined as if uncorrelated, which errs on the
-    wide side; so they are where there are no draws.
+    else percentiles. Draws that are all equal take `alike_interval`. Where there are no draws, Wilson intervals are
+    combined as if uncorrelated, which errs on the wide side.
     """
     if table is not None:
         return newcombe_paired(*table, confidence=confidence)
-    if draws is None or np.ptp(draws) == 0:
+    if draws is not None and np.ptp(draws) == 0:
+        return alike_interval(a - b, n, confidence)
+    if draws is None:
         return square_and_add(a, wilson(a * n, n, confidence), b, wilson(b * n, n, confidence), 0.0)
     if leave_one_out is None or len(leave_one_out) < 2:
         return percentile_interval(draws, confidence)
     low, high = bca_interval(draws, a - b, leave_one_out, confidence)
     return min(low, a - b), max(high, a - b)
+
+
+def alike_interval(difference: float, n: float, confidence: float) -> Interval:
+    """Interval of a paired difference where all of n rows have the same one.
+
+    Rows with another one may be a share of up to `1 - (tail)^(1/n)` and n rows would still have shown none (Clopper and
+    Pearson 1934, Biometrika 26:404-413, for no success); each could change the mean of scores within 0-1 by its whole.
+    """
+    reach = float(1 - ((1 - confidence) / 2) ** (1 / n))
+    return max(difference - reach, -1.0), min(difference + reach, 1.0)
 
 
 def large_sample_interval(value: float, leave_one_out: FloatArray, confidence: float) -> Interval | None:
