@@ -93,7 +93,7 @@ $(CORE): $(PINS) | $(BIN)/python
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e '.[dev,pandas,serve,onnx,openvino,gguf,search,quantise]'
+	$(PIP) -e '.[dev,pandas,serve,onnx,openvino,gguf,search]'
 	@touch $@
 
 $(BENCH): $(DEV)

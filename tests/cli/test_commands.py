@@ -232,7 +232,10 @@ def test_schema_and_docs(capsys):
 def test_help_comes_from_the_recipe(capsys):
     assert invoke(["run", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(setting.key in shown for setting in settings() if setting.key != "name")
+    assert all(setting.key in shown for setting in settings() if setting.key.split(".")[0] not in ("name", "search"))
+    assert invoke(["search", "--help"]) == 0
+    shown_by_search = capsys.readouterr().out
+    assert all(setting.key in shown_by_search for setting in settings(["search", "train"]))
     assert invoke(["train", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "train.learning_rate" in shown and "verdict.min_gain" not in shown
@@ -250,6 +253,6 @@ def test_every_command_loads_and_its_line_of_help_is_in_the_group(capsys):
             options = {option for parameter in command.params for option in parameter.opts}
             # `worker` has nothing to print.
             assert ("--json" in options) or name == "worker"
-            # `benchmark` asks an endpoint that is named by its address, and a server has settings of its own: there is
-            # no recipe whose settings could change.
-            assert ("--set" in options) == (name not in ("benchmark", "serve", "worker", "env"))
+            # `benchmark` asks an endpoint that is named by its address, a server has settings of its own, and an export
+            # is finished: there is no recipe whose settings could change.
+            assert ("--set" in options) == (name not in ("benchmark", "serve", "worker", "env", "bundle", "push"))

@@ -97,7 +97,7 @@ def test_plain_peft_loads_it_on_the_grown_base(result):
 def test_merged_it_holds_the_weights_that_were_trained_on(result, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    merged = AutoModelForCausalLM.from_pretrained(result.export("merged", tmp_path / "merged"))
+    merged = AutoModelForCausalLM.from_pretrained(result.export("merged", tmp_path / "merged").path)
     ids = torch.arange(3, 40)[None]
     expected = logits(result.model.engine.model, ids)
     assert float((logits(merged, ids) - expected).norm() / expected.norm()) < 1e-5

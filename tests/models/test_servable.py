@@ -10,7 +10,7 @@ from tests.models.peft_side import shake
 from tests.tiny import build
 from tunesmith.errors import RecipeError
 from tunesmith.models.lora import LoraSettings, attach_lora
-from tunesmith.models.servable import VLLM_MAX_RANKS, require, servable, served_rank
+from tunesmith.models.servable import VLLM_MAX_RANKS, require, servable, servable_file, served_rank
 from tunesmith.recipe.schema import Method
 
 LLAMA = SimpleNamespace(model_type="llama", tie_word_embeddings=True)
@@ -29,6 +29,7 @@ def verdicts(method: Method, config: object = LLAMA, added: bool = False) -> dic
         {"init": "pissa", "rank": 256},
         {"init": "gaussian", "lora_plus_ratio": 16, "quantize": "nf4"},
         {"target_modules": ["q_proj"]},
+        {"use_rslora": True},
         {"type": "full", "last_layers": 2, "modules_to_save": ["lm_head"]},
     ],
 )
@@ -44,8 +45,7 @@ def test_plain_lora_and_whole_models_go_everywhere(options):
         ({"rank": 513}, False, True, "513"),
         ({"init": "pissa", "rank": 300}, False, True, r"rank 600 \(twice"),
         ({"rank_pattern": {"q_proj": 2}}, False, True, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 2.0}}, False, False, "alpha_pattern|one alpha"),
-        ({"use_rslora": True}, True, False, "alpha/rank"),
+        ({"alpha_pattern": {"q_proj": 2.0}}, False, True, "alpha_pattern"),
         ({"target_modules": ["lm_head", "q_proj"]}, False, False, "head is its embeddings"),
         ({"type": "bottleneck"}, False, False, "bottleneck"),
         ({"type": "peft", "peft_type": "VERA"}, False, False, "VERA"),
@@ -76,10 +76,10 @@ def test_what_must_be_served_stops_before_training():
     require(Method(must_serve=["vllm", "gguf"]), LLAMA)
     require(Method(use_dora=True), LLAMA)
     with pytest.raises(RecipeError) as error:
-        require(Method(must_serve=["gguf"], use_rslora=True, modules_to_save=["norm"]), LLAMA)
-    assert error.value.where == "method.modules_to_save, method.use_rslora"
+        require(Method(must_serve=["gguf"], use_dora=True, modules_to_save=["norm"]), LLAMA)
+    assert error.value.where == "method.use_dora, method.modules_to_save"
     assert "llama.cpp (GGUF) could not load the adapter" in error.value.what
-    assert "sqrt(rank)" in str(error.value.fix) and "merge the adapter" in str(error.value.fix)
+    assert "use_dora: false" in str(error.value.fix) and "merge the adapter" in str(error.value.fix)
     with pytest.raises(RecipeError, match="vLLM refuses adapters that bring embeddings"):
         require(Method(must_serve=["vllm"]), LLAMA, added_tokens=True)
 
@@ -104,6 +104,55 @@ def test_the_served_rank_is_that_of_the_file(init):
     assert {t.shape[0] for n, t in adapter_tensors(attached).items() if "lora_A" in n} == {rank}
 
 
-def test_rslora_s_remedy_for_gguf_is_the_same_scaling():
-    """Alpha times sqrt(rank) without rsLoRA."""
-    assert LoraSettings(16, 8 * 16**0.5).scaling == pytest.approx(LoraSettings(16, 8, use_rslora=True).scaling)
+def test_scales_that_llama_cpp_s_script_gets_wrong_are_noted():
+    notes = {
+        name: next(v.note for v in servable(Method(**options), LLAMA) if v.server == "gguf")
+        for name, options in {
+            "plain": {},
+            "rslora": {"use_rslora": True},
+            "alphas": {"alpha_pattern": {"q_proj": 2.0}},
+        }.items()
+    }
+    assert "llama.cpp's own script" not in notes["plain"]
+    assert "llama.cpp's own script" in notes["rslora"] and "llama.cpp's own script" in notes["alphas"]
+
+
+A_AND_B = (
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight",
+)
+SAVED = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "ok", "words"),
+    [
+        ({}, (), "peft vllm gguf onnx", ""),
+        ({"use_rslora": True}, (), "peft vllm gguf onnx", ""),
+        ({"rank_pattern": {"q_proj": 4}}, (), "peft gguf onnx", "convert --to lora"),
+        ({"r": 600}, (), "peft gguf onnx", "--rank 512"),
+        ({"alpha_pattern": {"q_proj": 2}}, (), "peft gguf onnx", "convert --to lora"),
+        ({"use_dora": True}, (), "peft", "--rank N"),
+        ({"modules_to_save": ["norm"]}, ("base_model.model.model.norm.weight",), "peft", "export --to merged"),
+        ({}, ("base_model.model.lm_head.weight",), "peft", "export --to merged"),  # frozen, saved as the base grew
+        ({"init_lora_weights": "pissa"}, (), "peft", "convert --to lora"),
+        ({"lora_bias": True}, (), "peft", "export --to merged"),
+        ({"peft_type": "LOHA"}, (), "peft", "--rank N"),
+        ({"peft_type": "TUNESMITH_BOTTLENECK"}, (), "", "neither be merged nor converted"),
+    ],
+    ids=str,
+)
+def test_a_saved_adapter_is_judged_by_its_file(config, names, ok, words):
+    found = {one.server: one for one in servable_file({**SAVED, **config}, [*A_AND_B, *names], LLAMA)}
+    assert {server for server, one in found.items() if one.ok} == set(ok.split())
+    for one in found.values():
+        assert all(obstacle.reason and words in obstacle.fix for obstacle in one.obstacles if one.server != "peft")
+        assert not any(obstacle.where.startswith(("method.", "base.")) for obstacle in one.obstacles)
+
+
+def test_a_saved_head_is_for_servers_that_have_one_apart():
+    names = [name.replace("model.model.layers.0.self_attn.q_proj", "model.lm_head") for name in A_AND_B]
+    tied = {one.server: one.ok for one in servable_file(SAVED, names, LLAMA)}
+    apart = {one.server: one.ok for one in servable_file(SAVED, names, QWEN)}
+    assert tied == {"peft": True, "vllm": False, "gguf": False, "onnx": False}
+    assert apart == {"peft": True, "vllm": True, "gguf": True, "onnx": False}

@@ -102,11 +102,11 @@ def test_export_writes_models_that_answer_the_same(result, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    merged = result.export("merged", tmp_path / "merged")
+    merged = result.export("merged", tmp_path / "merged").path
     ids = torch.tensor([result.model.engine.renderer.prompt_ids([Message("user", "gladly")])])
     ours = result.model.engine.model(ids).logits
     torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(merged)(ids).logits, ours, rtol=1e-3, atol=1e-3)
-    adapter = result.export("adapter", tmp_path / "adapter")
+    adapter = result.export("adapter", tmp_path / "adapter").path
     assert (adapter / "adapter_config.json").is_file()
     with pytest.raises(RecipeError, match="exists already"):
         result.export("adapter", tmp_path / "adapter")

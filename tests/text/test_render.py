@@ -128,6 +128,12 @@ def test_loss_last_and_all():
     assert whole.weights[0] == 0 and whole.weights[1:].all()
 
 
+def test_a_template_that_leaves_answers_out_is_refused():
+    tokenizer = byte_tokenizer("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    with pytest.raises(EngineError, match="leaves out what the assistant says"):
+        Renderer(tokenizer, "tokenizer")
+
+
 def test_a_message_of_weight_zero_is_not_learnt_but_read():
     r = renderer("raw")
     messages = turns("hi", "no", "why", "so")

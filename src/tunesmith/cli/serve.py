@@ -37,6 +37,13 @@ NAMES_SHOWN = 3
 @click.option(
     "--device", "devices", multiple=True, metavar="D", help="One job at a time on each; repeatable; default cpu."
 )
+@click.option(
+    "--artifact",
+    "artifacts",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Answer with an exported ONNX model; its adapters are NAME:ADAPTER. Repeatable.",
+)
 @click.option("--require-key", is_flag=True, default=None, help="Ask for a key on loopback too.")
 @click.option("--python-graders", is_flag=True, default=None, help="Run graders written in Python, in a sandbox.")
 @click.option("--no-worker", is_flag=True, help="Leave the jobs to `tunesmith worker`.")
@@ -44,8 +51,8 @@ NAMES_SHOWN = 3
 @click.option("--log", metavar="FILE", help="Log file; - is standard error; default logs/server.jsonl in home.")
 @json_option
 def command(
-    home: Path | None, file: Path | None, devices: tuple[str, ...], no_worker: bool, no_evidence: bool,
-    log: str | None, as_json: bool, **flags: Any,
+    home: Path | None, file: Path | None, devices: tuple[str, ...], artifacts: tuple[str, ...], no_worker: bool,
+    no_evidence: bool, log: str | None, as_json: bool, **flags: Any,
 ) -> None:  # fmt: skip
     """Serve fine-tuning, models and answers to programs written for OpenAI and Azure OpenAI.
 
@@ -62,6 +69,7 @@ def command(
             "devices": devices or None,
             "worker": False if no_worker else None,
             "evidence": False if no_evidence else None,
+            "artifacts": artifacts or None,
         },
     )
     serve(
@@ -98,6 +106,10 @@ def settings_from(home: Path | None, file: Path | None, log: str | None, flags: 
     if os.environ.get("TUNESMITH_DATABASE"):
         settings = replace(settings, database=os.environ["TUNESMITH_DATABASE"])
     given = {name: value for name, value in flags.items() if value is not None}
+    if artifacts := given.pop("artifacts", None):
+        from tunesmith.service.exports import parse_exports
+
+        given["artifacts"] = {**settings.artifacts, **parse_exports(artifacts)}
     if home is not None:
         given["home"] = home
     settings = replace(settings, **given)
@@ -132,6 +144,7 @@ def described(url: str, settings: ServeSettings) -> dict[str, Any]:
         "environment": variables,
         "keys_required": settings.keys_required,
         "aliases": dict(settings.aliases),
+        "artifacts": {name: str(folder) for name, folder in settings.artifacts.items()},
         "home": str(settings.home),
         "log": str(settings.log) if settings.log else None,
     }
@@ -149,6 +162,7 @@ def greeting(url: str, settings: ServeSettings) -> str:
         more = len(names) - NAMES_SHOWN
         told = ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more names" if more > 0 else "")
         lines.append(f"{base} stands for {told}")
+    lines += [f"{name} is the export in {folder}" for name, folder in settings.artifacts.items()]
     database = "" if settings.database is None else f"; database {_without_password(settings.database)}"
     lines.append(f"state in {settings.home}{database}")
     if settings.log is not None:

@@ -1,5 +1,6 @@
-"""Tuned models on their way out, each compared with the run's own before it is called finished."""
+"""Tuned models on their way out: one writer per format, all fed by one source.
 
-from tunesmith.export.run_export import KINDS, export_run
-
-__all__ = ["KINDS", "export_run"]
+`source` opens what was tuned, `writers` knows which function writes which kind, and each format has a room of its own.
+Whether what was written is the tuned model is found out by `tunesmith.pipeline.exporting`, which alone gives an export
+its name.
+"""

@@ -70,7 +70,7 @@ class Source(Protocol):
 
     def merged(self, scratch: Path) -> Path:
         """A plain `transformers` folder of the tuned model with tokenizer, template and generation settings, in the
-        base's own dtype; written into `scratch` once, and the same folder when asked again."""
+        dtype that the run computes in; written into `scratch` once, and the same folder when asked again."""
         ...
 
 
@@ -86,6 +86,9 @@ class Work:
     calibration: token ids of training rows, rendered as they were learnt; empty where a kind needs none.
     bits: bits per weight that a plan of mixed precision gives to modules by their path in the model; others get the
         target's precision.
+    sources: of an artifact that holds several adapters, each one's source by the name it gets there, `source` being
+        the first; empty where the artifact is one model.
+    mixed: mean KL in nats per token within which the writer is to plan `bits` itself; None for no plan of its own.
     """
 
     source: Source
@@ -95,6 +98,8 @@ class Work:
     tell: Callable[[str], None]
     calibration: Sequence[Sequence[int]] = ()
     bits: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    mixed: float | None = None
 
 
 class Writer(Protocol):

@@ -19,6 +19,7 @@ from torch import Tensor
 from tunesmith.data.types import Message
 from tunesmith.errors import EngineError
 from tunesmith.inference.abilities import may_attend_behind, may_share, takes_a_mask
+from tunesmith.inference.answers import AnswerIds, as_generation, refuse_too_long
 from tunesmith.inference.behind_prefix import Prefix, attending_behind, own_mask
 from tunesmith.inference.grammar import Grammars, HeldRows
 from tunesmith.inference.label_scores import (
@@ -95,16 +96,7 @@ class TorchEngine:
             for offset, (prompt, prompt_ids, answer) in enumerate(zip(prompts[part], ids[part], answers, strict=True)):
                 if start + offset < skip:
                     continue
-                read = self.renderer.answer(answer, prompt)
-                yield Generation(
-                    text=read.expected_form,
-                    prompt=self.renderer.prompt_text(prompt),
-                    prompt_tokens=len(prompt_ids),
-                    answer_tokens=len(answer),
-                    stopped=bool(answer) and answer[-1] in self.renderer.stop_ids,
-                    calls=read.calls,
-                    beside=read.content if read.calls else "",
-                )
+                yield as_generation(self.renderer, prompt, prompt_ids, answer)
 
     def score(
         self, prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[str]], skip: int = 0
@@ -117,7 +109,7 @@ class TorchEngine:
         window = self.batch_size * _WINDOW_BATCHES
         ids = [self.renderer.prompt_ids(prompt) for prompt in prompts] if skip < len(prompts) else []
         whole, kept = common_beginning(ids), PrefixCache(self.model)
-        render = _AnswerIds(self.renderer)
+        render = AnswerIds(self.renderer)
         if ids:  # before anything is asked; answers that are others after other prompts are looked at again
             self._refuse_too_long([max(ids, key=len)], [render(prompts[0], answers[0])])
         by_tree: bool | None = None
@@ -285,14 +277,7 @@ class TorchEngine:
         return window_beginning(whole or [], prompts)
 
     def _refuse_too_long(self, prompts: list[Ids], said: list[tuple[Ids, ...]]) -> None:
-        longest = max(len(prompt) + max(map(len, texts)) for prompt, texts in zip(prompts, said, strict=True))
-        if longest > self._context:
-            raise EngineError(
-                f"a prompt and the longest answer to be scored have {longest} tokens together",
-                where="evaluate.decoding: scored",
-                expected=f"at most {self._context}, the context of the model",
-                fix="raise evaluate.max_new_tokens to the tokens of the longest label, so that prompts leave room",
-            )
+        refuse_too_long(prompts, said, self._context)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -318,29 +303,6 @@ class TorchEngine:
     @cached_property
     def _grammars(self) -> Grammars:
         return Grammars(self.renderer.tokenizer, self._vocabulary, self.renderer.stop_ids)
-
-
-class _AnswerIds:
-    """Answers as the tokens they are learnt with. They are the same after most prompts, so they are rendered once and
-    then only looked at: a prompt after which the first one is another renders all of its own.
-    """
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer, self._known = renderer, dict[str, Ids]()
-
-    def __call__(self, prompt: Sequence[Message], texts: Sequence[str]) -> tuple[Ids, ...]:
-        first = self._render(prompt, texts[0])
-        if self._known.setdefault(texts[0], first) != first:
-            return tuple(self._render(prompt, text) for text in texts)
-        for text in texts:
-            if text not in self._known:
-                self._known[text] = self._render(prompt, text)
-        return tuple(self._known[text] for text in texts)
-
-    def _render(self, prompt: Sequence[Message], text: str) -> Ids:
-        sample = self._renderer.sample([*prompt, Message("assistant", text)], loss="last")
-        ids: Ids = sample.ids[sample.weights > 0].tolist()
-        return ids if ids and ids[-1] in self._renderer.stop_ids else [*ids, min(self._renderer.stop_ids)]
 
 
 def _choose(logits: Tensor, alive: list[int], step: int, held: HeldRows | None, ways: Ways) -> tuple[Tensor, Tensor]:

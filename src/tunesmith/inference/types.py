@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from tunesmith.data.types import Message, ToolCall
 from tunesmith.tasks.types import AnswerForm
+from tunesmith.text.render import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,11 @@ FloatArray = npt.NDArray[np.float32]
 class ProbedEngine(Engine, Protocol):
     """An engine whose logits can be seen, to compare two of them number by number."""
 
+    @property
+    def renderer(self) -> Renderer:
+        """How it is asked: its own tokenizer and template."""
+        ...
+
     def logits(self, ids: Sequence[int]) -> FloatArray:
         """Logits [len(ids), vocabulary] after each of these tokens, before any sampling."""
         ...
@@ -103,6 +109,25 @@ class TokenRow(Protocol):
         ...
 
 
+@runtime_checkable
+class RewindingRow(TokenRow, Protocol):
+    """A row that can forget its last tokens, so that what several texts begin with is read once."""
+
+    def rewind(self, length: int) -> None:
+        """Keep the first `length` tokens that were read; what is read next gives the logits of a row of these."""
+        ...
+
+
+@runtime_checkable
+class GreedyRow(TokenRow, Protocol):
+    """A row whose runtime can write on by itself, faster than token by token through Python."""
+
+    def write(self, ids: Sequence[int], limit: int, stops: frozenset[int]) -> list[int]:
+        """Read `ids`, at least one, and write the most probable tokens behind them: up to `limit`, or until one of
+        `stops`, which is then the last one. The very tokens that choosing the largest of `next`'s logits gives."""
+        ...
+
+
 class TokenModel(Protocol):
     """A model in any runtime that reads tokens and gives logits; `inference.stepping` makes an engine of it."""
 
@@ -113,4 +138,13 @@ class TokenModel(Protocol):
 
     def row(self) -> TokenRow:
         """A new, empty row."""
+        ...
+
+
+@runtime_checkable
+class SizedModel(TokenModel, Protocol):
+    """A model whose rows take their memory when they are made."""
+
+    def row_of(self, length: int) -> TokenRow:
+        """A new, empty row that will read up to `length` tokens."""
         ...

@@ -114,6 +114,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def loaded_dtype(spec: Base) -> torch.dtype:
+    """The dtype that `load_base` gives a base's weights on this machine's best device."""
+    return pick_dtype(spec.dtype, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def _load_tokenizer(source: str, spec: Base, folder: Path | None) -> Any:
     from transformers import AutoTokenizer
 

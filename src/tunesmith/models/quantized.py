@@ -192,11 +192,8 @@ def quantize_base(
     quantised in another way.
     """
     model.requires_grad_(False)
-    head = model.get_output_embeddings()
-    linear = nn.Linear | Conv1D | QuantizedLinear
-    names = [name for name, module in model.named_modules() if isinstance(module, linear)]
     kept, layers, weights, held = [], 0, 0, 0
-    for name in names:
+    for name, wanted in layers_to_quantize(model, keep).items():
         module = model.get_submodule(name)
         if isinstance(module, QuantizedLinear):
             if (module.kind, module.nested) != (kind, double and kind == "nf4"):
@@ -204,9 +201,7 @@ def quantize_base(
             layers, held = layers + 1, held + module.weight_bytes
             weights += module.in_features * module.out_features
             continue
-        # A subclass with a forward of its own does something else with its weight.
-        plain = type(module) in (nn.Linear, FastLinear, Conv1D)
-        if module is head or not plain or _kept(name, keep):
+        if not wanted:
             kept.append(name)
             continue
         if not torch.isfinite(module.weight).all():
@@ -223,6 +218,18 @@ def quantize_base(
         set_compute_dtype(model, dtype)
     everything = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     return QuantizationFacts(kind, double and kind == "nf4", layers, weights, held, everything - held, tuple(kept))
+
+
+def layers_to_quantize(model: Any, keep: Sequence[str] = ()) -> dict[str, bool]:
+    """Paths of all linear layers in the model's order, and whether `quantize_base` replaces each; needs no weights."""
+    head = model.get_output_embeddings()
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D | QuantizedLinear):
+            # A subclass with a forward of its own does something else with its weight.
+            plain = type(module) in (nn.Linear, FastLinear, Conv1D, QuantizedLinear)
+            found[name] = module is not head and plain and not _kept(name, keep)
+    return found
 
 
 def _kept(name: str, keep: Sequence[str]) -> bool:

@@ -90,7 +90,7 @@ def match_vocabulary(base: LoadedBase, folder: Path) -> AddedTokens | None:
         saved = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError) as error:
         raise EngineError(f"the tokenizer saved with the adapter cannot be read: {error}", where=str(folder)) from error
-    rows = _saved_rows(base.model, folder)
+    rows = saved_rows(base.model, folder)
     ours, theirs = base.tokenizer.get_vocab(), saved.get_vocab()
     before = base.model.get_input_embeddings().weight.shape[0]
     if changed := [token for token, place in ours.items() if theirs.get(token) != place]:
@@ -127,7 +127,7 @@ def _extend(tokenizer: Any, tokens: Sequence[str], special: Collection[str]) -> 
         tokenizer.add_tokens([AddedToken(token, special=marks, normalized=False)], special_tokens=marks)
 
 
-def _saved_rows(model: Any, folder: Path) -> int | None:
+def saved_rows(model: Any, folder: Path) -> int | None:
     """Rows of the embeddings among the tensors in a folder, or None where they are not saved there."""
     names = tuple(f"{path}.weight" for path in embedding_paths(model))
     for file in sorted(folder.glob("*.safetensors")):

@@ -16,7 +16,7 @@ from tunesmith.runs import RunFolder, list_runs, write_text
 Through = Literal["train", "baselines", "evaluate", "verdict"]
 STOPPED = "stopped_before_training"
 """In the manifest: whether the run ended because an alternative was good enough."""
-_ASKED = "recipe.asked.yaml"
+ASKED = "recipe.asked.yaml"
 """The recipe as it was given, `auto` and all: what a repeated command is compared with."""
 _HOLDS: Mapping[Through, tuple[Through, ...]] = {
     "train": ("train", "evaluate", "verdict"),
@@ -46,7 +46,7 @@ def folder_for(recipe: Recipe, out: Path | None, new: bool, through: Through) ->
         finished = [f for f in same if goal_reached(f, recipe, through)]
         for folder in unfinished[:1] or finished[:1]:
             return folder
-    return RunFolder.create(root, _safe(name))
+    return RunFolder.create(root, safe_name(name))
 
 
 def earlier_recipe(folder: RunFolder) -> Recipe | None:
@@ -56,7 +56,7 @@ def earlier_recipe(folder: RunFolder) -> Recipe | None:
 
 def remember(folder: RunFolder, recipe: Recipe, check: bool) -> None:
     """Keep the recipe as it was given; `check` refuses a folder that holds a run of another one."""
-    asked = folder.path / _ASKED
+    asked = folder.path / ASKED
     if not asked.is_file():
         folder.update_manifest(recipe_sha256=recipe_hash(identity(recipe)))
         write_text(asked, dump_recipe(recipe))
@@ -74,7 +74,7 @@ def remember(folder: RunFolder, recipe: Recipe, check: bool) -> None:
 
 def asked_recipe(folder: RunFolder) -> Recipe:
     """The recipe of a run as it was given. Raises `RecipeError` where the run was never begun."""
-    return load_recipe(folder.path / _ASKED)
+    return load_recipe(folder.path / ASKED)
 
 
 def goal_reached(folder: RunFolder, recipe: Recipe, through: Through) -> bool:
@@ -110,6 +110,6 @@ def _holds(source: str, sha256: str) -> bool:
         return False
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).lstrip("._-")
     return kept or "run"

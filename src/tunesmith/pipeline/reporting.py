@@ -10,7 +10,9 @@ from typing import Any
 from tunesmith.evaluation.rating import Preference
 from tunesmith.pipeline.calibrating import load_calibrations
 from tunesmith.pipeline.evidence import Evidence
+from tunesmith.pipeline.exporting.records import export_lines
 from tunesmith.pipeline.learning_curve import CURVE
+from tunesmith.pipeline.searching.record import trials_shown
 from tunesmith.runs import RunFolder, read_events
 from tunesmith.verdict.more_rows import MoreRows
 from tunesmith.verdict.report import write_report
@@ -53,6 +55,8 @@ def write_run_report(
             seeds=seeds.differences.get(best) if seeds is not None and best is not None else None,
             preferences=tuple(preferences),
             more_rows=_more_rows(folder),
+            exports=export_lines(folder),
+            search=trials_shown(folder.path),
         ),
     )
 

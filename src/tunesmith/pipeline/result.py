@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.data.template import parse_template, render_prompt
 from tunesmith.data.types import Example, Message
@@ -20,6 +20,9 @@ from tunesmith.runs import RunFolder
 from tunesmith.tasks.conversation import asking_conversation
 from tunesmith.tasks.types import Task
 from tunesmith.verdict.types import Forgetting, Verdict
+
+if TYPE_CHECKING:
+    from tunesmith.pipeline.exporting.types import Exported
 
 
 class Model:
@@ -131,11 +134,30 @@ class Result:
 
         return load_model(self.folder, self.recipe, tuned=False)
 
-    def export(self, to: str, path: str | Path | None = None) -> Path:
-        """Write the tuned model elsewhere: `adapter` (PEFT folder) or `merged` (a `transformers` folder)."""
-        from tunesmith.export import export_run
+    def export(
+        self,
+        to: str,
+        path: str | Path | None = None,
+        *,
+        bits: int | None = None,
+        precision: str | None = None,
+        device: str | None = None,
+        max_loss: float | None = None,
+    ) -> Exported:
+        """Write the tuned model in another format, open it again and prove that it is the same model.
 
-        return export_run(self.folder, self.recipe, to, Path(path) if path is not None else None)
+        to: a kind, such as `adapter`, `merged`, `onnx` or `gguf`. path: default `<run>/export/<kind>-<precision>`.
+        bits, precision: one of the two; without, the kind's default. max_loss: loss of the deciding metric (0-1) that
+        is allowed; None takes the recipe's margin.
+
+        Raises `RecipeError` for what does not go together, `StepError` where this model cannot have the format, and
+        `VerificationError` where the export is not the tuned model; it is then kept as `<path>.failed`.
+        """
+        from tunesmith.pipeline.exporting.flow import export_run
+        from tunesmith.pipeline.exporting.targets import choose_targets
+
+        target = choose_targets([to], bits=bits, precision=precision, device=device)[0]
+        return export_run(self.folder, target, out=Path(path) if path is not None else None, max_loss=max_loss)
 
     def to_dict(self) -> dict[str, Any]:
         """The object `tunesmith run --json` prints."""

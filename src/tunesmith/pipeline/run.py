@@ -68,6 +68,7 @@ def run(
     """
     # A recipe made in Python may hold relative paths; the run must be readable from any other folder.
     recipe = parse_recipe(resolve_paths(recipe.model_dump(), Path.cwd()))
+    _refuse_search(recipe)
     if train_anyway:
         recipe = recipe.model_copy(update={"goal": recipe.goal.model_copy(update={"when_reached": "train"})})
     with processes.joined():
@@ -124,6 +125,16 @@ def _tell_followers_nothing(recipe: Recipe, through: Through) -> None:
     trainings = 1 if through in ("train", "baselines") or is_pairs(recipe) else recipe.evaluate.seeds
     for _ in range(trainings):
         processes.first_only(lambda: None)
+
+
+def _refuse_search(recipe: Recipe) -> None:
+    """A run has one value for each setting; which of several is for a search to say."""
+    if recipe.search is not None:
+        raise RecipeError(
+            "this recipe names settings to try, and a run has one of each",
+            where="search",
+            fix="`tunesmith search RECIPE` tries them and runs the best; or remove the section",
+        )
 
 
 def _refuse_several_processes(recipe: Recipe, through: Through) -> None:

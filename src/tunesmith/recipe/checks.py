@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from tunesmith.recipe.problems import Problem
 from tunesmith.recipe.schema import CLOSED_FORMS, METRIC_PATTERN, METRICS, ONE_LABEL, PAIR_METRICS, Recipe
+from tunesmith.recipe.spaces import search_problems
 
 
 def check_values(recipe: Recipe) -> list[Problem]:
@@ -21,6 +22,7 @@ def check_values(recipe: Recipe) -> list[Problem]:
         *_method(recipe),
         *_train(recipe),
         *_evaluate(recipe),
+        *search_problems(recipe, check_values),
     ]
 
 

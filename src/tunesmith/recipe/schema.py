@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from tunesmith.recipe.evidence import ALL_BASELINES, BaselineName, Decoding, Evaluate, Goal, Prices, Remote, Verdict
+from tunesmith.recipe.searching import Search, Space
 from tunesmith.recipe.section import METRIC_PATTERN, NAME_PATTERN, SIZE_PATTERN, Auto, Section
 from tunesmith.recipe.tasks import (
     CLOSED_FORMS,
@@ -50,7 +51,9 @@ __all__ = [
     "Prices",
     "Recipe",
     "Remote",
+    "Search",
     "Section",
+    "Space",
     "Split",
     "Task",
     "TaskType",
@@ -206,6 +209,7 @@ class Recipe(Section):
     )
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate(), description="Scoring.")
     verdict: Verdict = Field(default_factory=lambda: Verdict(), description="When it is worth it.")
+    search: Search | None = Field(None, description="Settings to try, for `tunesmith search`.")
     output: Annotated[Output, _short("dir")] = Field(default_factory=lambda: Output(), description="Where runs go.")
 
     @classmethod

@@ -1,10 +1,10 @@
 """Which model a name in a request means: a tuned one, a deployment, a registered one, or a base behind an alias.
 
-A name is looked up, in this order, among the tuned models and their checkpoints, the deployments, the aliases of the
-configuration, and the bases themselves. Deployments come before aliases because on Azure a deployment is often named
-after a model that it does not serve. Nothing in a name is ever taken for a path: a folder can be reached by the alias
-that the configuration gives it, and in no other way. Remote models of the configuration answer under their names;
-nothing is trained on them.
+A name is looked up, in this order, among the tuned models and their checkpoints, the deployments, the exports and the
+aliases of the configuration, and the bases themselves. Deployments come before aliases because on Azure a deployment is
+often named after a model that it does not serve. Nothing in a name is ever taken for a path: a folder can be reached by
+the name that the configuration gives it, and in no other way. Remote models of the configuration answer under their
+names; nothing is trained on them, nor on exports.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from tunesmith.inference.serving.types import ModelRef
 from tunesmith.service.errors import ApiError
+from tunesmith.service.exports import export_refs
 from tunesmith.service.settings import ServeSettings
 from tunesmith.service.store.interface import Store
 from tunesmith.service.store.nouns import Checkpoint, Deployment, Model
@@ -86,6 +87,7 @@ class StoreCatalogue:
     def __init__(self, settings: ServeSettings, store: Store) -> None:
         self._settings, self._store = settings, store
         self._started = int(time.time())
+        self._exports = export_refs(settings.artifacts)
         self._direct = frozenset(_embedded_names()) | {
             base for base in settings.aliases.values() if not _is_path(base) and not base.startswith(_EMBEDDED)
         }
@@ -100,12 +102,15 @@ class StoreCatalogue:
         return self.model_of(name).ref.base
 
     def names(self) -> tuple[Model, ...]:
-        bases = [self._listed(name, base) for name, base in self._settings.aliases.items()]
+        bases = [self._listed(name, ref.base, ref.engine) for name, ref in self._exports.items()]
+        bases += [
+            self._listed(name, base) for name, base in self._settings.aliases.items() if name not in self._exports
+        ]
         bases += [self._listed(name, name) for name in sorted(self._direct) if name not in self._settings.aliases]
         bases += [
             self._listed(name, remote.model, "remote")
             for name, remote in self._settings.remotes.items()
-            if name not in self._settings.aliases
+            if name not in self._settings.aliases and name not in self._exports
         ]
         return (*self._store.all(Model), *bases)
 
@@ -143,6 +148,8 @@ class StoreCatalogue:
         return served
 
     def _base(self, name: str) -> Resolved | None:
+        if name in self._exports:
+            return Resolved(name, self._exports[name])
         aliases = self._settings.aliases
         if name in aliases:
             snapshot = SNAPSHOTS.get(name, name)
@@ -162,7 +169,7 @@ class StoreCatalogue:
     def _refuse(self, name: str) -> Resolved:
         tuned = [one.id for one in reversed(self._store.all(Model))]
         deployed = [one.name for one in reversed(self._store.all(Deployment))]
-        bases = [*self._settings.aliases, *sorted(self._direct), *self._settings.remotes]
+        bases = [*self._exports, *self._settings.aliases, *sorted(self._direct), *self._settings.remotes]
         text = f"The model '{_short(name)}' does not exist or you do not have access to it."
         near = difflib.get_close_matches(name[:200], [*deployed, *bases, *tuned[:500]], n=1, cutoff=0.75)
         if near:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tunesmith.errors import RecipeError
+from tunesmith.service.exports import export_faults
 from tunesmith.service.settings import OPENAI_NAMES, Limits, RemoteModel, ServeSettings
 
 _STRICT = ConfigDict(extra="forbid")
@@ -74,6 +75,7 @@ _FILE = _model(
         "aliases": dict[str, str] | None,
         "remotes": dict[str, _Remote] | None,
         "vllm": dict[str, _Url] | None,
+        "artifacts": dict[str, str] | None,
     },
 )
 
@@ -93,10 +95,15 @@ def read_settings(path: Path, settings: ServeSettings) -> ServeSettings:
     aliases = {name: _base(base, path.parent) for name, base in told.pop("aliases", {}).items()}
     remotes = {name: RemoteModel(**one) for name, one in told.pop("remotes", {}).items()}
     vllm = {_base(base, path.parent): url for base, url in told.pop("vllm", {}).items()}
+    artifacts = {name: _folder(folder, path.parent) for name, folder in told.pop("artifacts", {}).items()}
     faults = [fault for name, base in aliases.items() for fault in _alias_faults(name, base)]
+    faults += export_faults(artifacts)
     if faults:
         raise _refusal(path, faults)
-    return replace(settings, **told, limits=limits, aliases={**settings.aliases, **aliases}, remotes=remotes, vllm=vllm)
+    return replace(
+        settings, **told, limits=limits, aliases={**settings.aliases, **aliases}, remotes=remotes, vllm=vllm,
+        artifacts=artifacts,
+    )  # fmt: skip
 
 
 def _parsed(path: Path) -> Any:
@@ -131,6 +138,11 @@ def _base(base: str, beside: Path) -> str:
     if base.startswith("~"):
         return str(Path(base).expanduser())
     return str((beside / base).resolve()) if base.startswith(("./", "../")) else base
+
+
+def _folder(folder: str, beside: Path) -> Path:
+    """A folder, looked for beside the file."""
+    return (beside / Path(folder).expanduser()).resolve()
 
 
 def _alias_faults(name: str, base: str) -> list[str]:

@@ -94,6 +94,7 @@ class ServeSettings:
     aliases: names in requests to bases (`embedded:NAME`, a local folder, a hub id).
     remotes: names in requests to models elsewhere; they answer, and nothing is trained on them.
     vllm: bases to the addresses (up to and including /v1) at which a vLLM of your own serves them and their adapters.
+    artifacts: names in requests to folders of exported models; what they hold is asked, and nothing is trained on them.
     organization: stands in the names of tuned models and in jobs.
     adapters_resident: adapters kept in memory; the longest unused goes first.
     python_graders: graders written in Python may run (in a sandbox).
@@ -115,6 +116,7 @@ class ServeSettings:
     aliases: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(OPENAI_NAMES, "embedded:base"))
     remotes: Mapping[str, RemoteModel] = field(default_factory=dict)
     vllm: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
     organization: str = "tunesmith"
     adapters_resident: int = 32
     python_graders: bool = False

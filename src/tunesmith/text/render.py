@@ -328,6 +328,12 @@ class Renderer:
             stops.add(int(self.tokenizer.eos_token_id))
         marker = "answer"
         text = self._render([Message("user", "question"), Message("assistant", marker)], start=False)
+        if marker not in text:
+            raise EngineError(
+                f"the chat template {self.template!r} leaves out what the assistant says",
+                expected="a template that renders every turn",
+                fix="choose another base.chat_template",
+            )
         for token in self._tokenise(text[text.rindex(marker) + len(marker) :]):
             if token in self.special_ids:
                 stops.add(token)

@@ -33,8 +33,10 @@ from tunesmith.verdict.longer_prompts import longer_prompts_sentences
 from tunesmith.verdict.next_steps import next_steps
 from tunesmith.verdict.report_calibration import reliabilities
 from tunesmith.verdict.report_data import ReportData
+from tunesmith.verdict.report_exports import Exports, exports
 from tunesmith.verdict.report_preferences import preferences
 from tunesmith.verdict.report_rows import groups_of, rows_of
+from tunesmith.verdict.report_search import searched
 from tunesmith.verdict.report_slices import slices
 from tunesmith.verdict.report_subject import Subject, is_binary, subject_of
 
@@ -46,8 +48,10 @@ _CONTENTS = {
     "reliability": "Confidence",
     "preferences": "People",
     "cost": "Cost",
+    "exports": "Exports",
     "next": "Next",
     "training": "Training",
+    "search": "Search",
     "mistakes": "Mistakes",
     "errors": "Errors",
     "rows": "All rows",
@@ -121,6 +125,7 @@ def _context(report: ReportData) -> dict[str, Any]:
         **_of_verdict(report, subject),
         **_of_comparison(report, subject),
         **_of_costs(report, subject),
+        "exports": _of_exports(report),
         **_of_training(report, subject),
         **_of_mistakes(report, subject),
         "data": report,
@@ -136,7 +141,14 @@ def _is_there(section: str, shown: Mapping[str, Any]) -> bool:
         return bool(shown["mistakes"].chosen)
     if section == "training":
         return bool(shown["facts"] or shown["curves"] or shown["forgotten"])
-    found = {"slices": "slices", "reliability": "reliabilities", "preferences": "preferences", "next": "next_steps"}
+    found = {
+        "slices": "slices",
+        "reliability": "reliabilities",
+        "preferences": "preferences",
+        "exports": "exports",
+        "next": "next_steps",
+        "search": "searched",
+    }
     key = found.get(section, "rows" if section == "rows" else None)
     return key is None or bool(shown[key])
 
@@ -188,6 +200,13 @@ def _of_costs(report: ReportData, subject: Subject) -> dict[str, Any]:
     }
 
 
+def _of_exports(report: ReportData) -> Exports | None:
+    metric = report.verdict.metric
+    tuned = [v.value for v in report.comparison if (v.candidate, v.metric) == (report.tuned_name, metric)]
+    confidence = report.verdict.assumptions["confidence"]
+    return exports(report.exports, confidence=confidence, tuned=tuned[0] if tuned else None)
+
+
 def _of_training(report: ReportData, subject: Subject) -> dict[str, Any]:
     return {
         "facts": report_training.training_facts(report.training),
@@ -197,6 +216,7 @@ def _of_training(report: ReportData, subject: Subject) -> dict[str, Any]:
         "resources": report_training.resources(report),
         "resource_curves": report_training.resource_curves(report),
         "forgotten": report_training.forgotten(report),
+        "searched": searched(report.search),
     }
 
 

@@ -13,6 +13,8 @@ from tunesmith.evaluation.statistics import AcrossSeeds
 from tunesmith.evaluation.types import Evaluation, MetricValue, PairedDifference
 from tunesmith.recipe.schema import Goal, Prices
 from tunesmith.verdict.more_rows import MoreRows
+from tunesmith.verdict.report_exports import ExportLine
+from tunesmith.verdict.report_search import SearchData
 from tunesmith.verdict.types import CandidateCost, Forgetting, Verdict
 
 
@@ -38,6 +40,7 @@ class ReportData:
     seeds: tuned minus the best alternative over several trainings; None for a single one.
     preferences: what people and judges preferred, people first.
     more_rows: what twice as many training rows would bring, by a learning curve; None without one.
+    search: the trials that chose the run's settings; None where these were given.
     """
 
     name: str
@@ -69,3 +72,5 @@ class ReportData:
     seeds: AcrossSeeds | None = None
     preferences: tuple[Preference, ...] = ()
     more_rows: MoreRows | None = None
+    exports: tuple[ExportLine, ...] = ()
+    search: SearchData | None = None

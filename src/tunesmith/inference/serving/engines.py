@@ -1,7 +1,8 @@
 """Which engine answers for a model: one is made for each kind when it is first asked for.
 
-Kinds are `torch` (in this process), `remote` (any OpenAI-compatible address) and `vllm` (the same, where the adapters
-are folders that vLLM loads). Another kind is registered by its name and a function that makes its engine.
+Kinds are `torch` (in this process), `onnx` (exported models, in this process too), `remote` (any OpenAI-compatible
+address) and `vllm` (the same, where the adapters are folders that vLLM loads). Another kind is registered by its name
+and a function that makes its engine.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING
 
 from tunesmith.errors import EngineError
 from tunesmith.inference.serving.types import Ask, Loaded, ModelRef, Piece, ServingEngine, Usage
+from tunesmith.models.artifact import Kind
 
 if TYPE_CHECKING:
     from tunesmith.inference.serving.torch_serving import TorchLimits
 
 Maker = Callable[[], ServingEngine]
+ONNX_KINDS: tuple[Kind, ...] = ("onnx", "onnx-multi", "onnx-plain")
+"""Kinds of exports that the engine `onnx` opens."""
 
 
 class Engines:
@@ -83,8 +87,14 @@ def make_engine(*, adapters_resident: int = 32, batch_rows: int = 32, waiting: i
 
         return TorchServing(TorchLimits(adapters=adapters_resident, rows=batch_rows, waiting=waiting))
 
+    def onnx() -> ServingEngine:
+        from tunesmith.inference.serving.onnx_serving import OnnxLimits, OnnxServing
+
+        return OnnxServing(OnnxLimits(adapters=adapters_resident, rows=batch_rows, waiting=waiting))
+
     engines = serving_engines()
     engines.register("torch", torch)
+    engines.register("onnx", onnx)
     return engines
 
 
@@ -106,4 +116,9 @@ def serving_engines(limits: TorchLimits | None = None) -> Engines:
 
         return VllmServing()
 
-    return Engines({"torch": torch, "remote": remote, "vllm": vllm})
+    def onnx() -> ServingEngine:
+        from tunesmith.inference.serving.onnx_serving import OnnxServing
+
+        return OnnxServing()
+
+    return Engines({"torch": torch, "remote": remote, "vllm": vllm, "onnx": onnx})

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tunesmith.errors import EngineError
 from tunesmith.inference.grammar import Grammars
@@ -96,7 +95,7 @@ class Resident:
         """Renderer and decoder for a chat template. Raises `RecipeError` for one that this tokenizer cannot have."""
         with self._preparing:
             if template not in self._speaking:
-                self._speaking[template] = _speaking(self.base.tokenizer, template, self.vocabulary)
+                self._speaking[template] = speaking_by(Renderer(self.base.tokenizer, template), self.vocabulary)
             return self._speaking[template]
 
     def adapter(self, folder: Path) -> HeldAdapter:
@@ -159,8 +158,9 @@ def stamp_of(folder: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _speaking(tokenizer: Any, template: str, vocabulary: int) -> Speaking:
-    renderer = Renderer(tokenizer, template)
+def speaking_by(renderer: Renderer, vocabulary: int) -> Speaking:
+    """What goes with a renderer, for a model with logits of this width."""
+    tokenizer = renderer.tokenizer
     stops = sorted(renderer.stop_ids)
     voice = Voice(_decoder(renderer), TokenBytes(tokenizer, vocabulary, stops), frozenset(stops))
     made: list[Grammars] = []

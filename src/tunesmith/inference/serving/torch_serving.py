@@ -11,29 +11,26 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tunesmith.errors import EngineError
-from tunesmith.inference.grammar import GrammarError, HeldRows, grammar_text
-from tunesmith.inference.serving.adapters import Adapter, batchable
-from tunesmith.inference.serving.requests import Item, Request, make_rows
-from tunesmith.inference.serving.resident import HeldAdapter, Resident, Speaking, TorchLimits, stamp_of
-from tunesmith.inference.serving.types import Ask, Loaded, ModelRef, OverloadedError, Piece, TooLongError, Usage
+from tunesmith.inference.serving.adapters import batchable
+from tunesmith.inference.serving.making import make_request
+from tunesmith.inference.serving.requests import Request
+from tunesmith.inference.serving.resident import HeldAdapter, Resident, TorchLimits, stamp_of
+from tunesmith.inference.serving.types import Ask, Loaded, ModelRef, OverloadedError, Piece, Usage
 from tunesmith.models.adapter import CONFIG
 from tunesmith.models.load import LoadedBase, load_base
 from tunesmith.models.methods import load_tuned
 from tunesmith.recipe.schema import Base
-from tunesmith.text.render import Renderer
 
 __all__ = ["TorchLimits", "TorchServing"]
 
 _PREPARING = 64
 """Requests that are prepared at once. Those whose model is being loaded wait in a thread too, which must not be one
 that other models, or the rest of the process, need."""
-_SHRUNK = 4
-"""Characters of a text that a tokeniser's normalisation may make one of."""
 _ONE_AT_A_TIME = threading.Lock()
 """`transformers` sets things for the whole process while it loads a model, so that two cannot be loaded at once."""
 
@@ -153,7 +150,7 @@ class TorchServing:
         """Where an ask goes, and its request; model and adapter are counted as asked."""
         resident, held = self._resident_and_adapter(ask.model)
         try:
-            return resident, held, _request(ask, resident, None if held is None else held.adapter, loop)
+            return resident, held, make_request(ask, resident, None if held is None else held.adapter, loop)
         except BaseException:
             self._leave(resident, held)
             raise
@@ -228,61 +225,3 @@ def _loaded(base: str, adapter: Path | None, dtype: str) -> LoadedBase:
     loaded = load_base(spec)
     load_tuned(loaded, adapter)
     return loaded
-
-
-def _request(ask: Ask, resident: Resident, adapter: Adapter | None, loop: asyncio.AbstractEventLoop) -> Request:
-    """A request of an ask: rendered, measured and its form compiled. Raises what `ServingEngine.submit` raises."""
-    speaking = resident.speaking(ask.model.chat_template)
-    _refuse_endless(ask, speaking, resident.context)
-    prompt = _prompt(ask, speaking.renderer)
-    if not prompt:
-        raise EngineError("the prompt is empty", expected="at least one token")
-    unknown = [i for i in (*prompt, *ask.decoding.logit_bias) if not 0 <= i < resident.vocabulary]
-    if unknown:
-        raise EngineError(
-            f"the model has no token {unknown[0]}", expected=f"tokens from 0 to {resident.vocabulary - 1}"
-        )
-    left = resident.context - len(prompt)
-    if left < (1 if ask.max_new_tokens is None else ask.max_new_tokens):
-        raise TooLongError(len(prompt), ask.max_new_tokens, resident.context)
-    most = left if ask.max_new_tokens is None else ask.max_new_tokens
-    items: asyncio.Queue[Item] = asyncio.Queue()
-    request = Request(prompt, most, ask.decoding, speaking.voice, adapter, ask.echo_scores, items, loop)
-    make_rows(request, ask.count, _held(ask, speaking))
-    return request
-
-
-def _refuse_endless(ask: Ask, speaking: Speaking, context: int) -> None:
-    """Raise `TooLongError` for texts so long that no tokeniser could fit them, before minutes are spent on counting.
-
-    The count it tells is what they are at least.
-    """
-    texts = [ask.prompt] if isinstance(ask.prompt, str) else [t.content for t in ask.prompt if not isinstance(t, int)]
-    characters = sum(map(len, texts))
-    if characters > context * speaking.longest_token * _SHRUNK:
-        raise TooLongError(characters // (speaking.longest_token * _SHRUNK), ask.max_new_tokens, context)
-
-
-def _prompt(ask: Ask, renderer: Renderer) -> tuple[int, ...]:
-    if isinstance(ask.prompt, str):
-        special = ask.model.chat_template != "raw"
-        return tuple(renderer.tokenizer(ask.prompt, add_special_tokens=special)["input_ids"])
-    if ask.prompt and isinstance(ask.prompt[0], int):
-        return ask.prompt
-    return tuple(renderer.prompt_ids(ask.prompt))  # type: ignore[arg-type]
-
-
-def _held(ask: Ask, speaking: Speaking) -> Sequence[HeldRows | None]:
-    """For each answer what keeps it to its form."""
-    form, grammar = ask.decoding.form, ask.decoding.grammar
-    if form is None and grammar is None:
-        return [None] * ask.count
-    text = grammar if form is None else grammar_text(form)
-    try:
-        return [speaking.grammars().one(text or "") for _ in range(ask.count)]
-    except GrammarError as error:
-        raise EngineError(
-            f"the answer cannot be held to its form: {error}",
-            expected="a schema or grammar that llguidance can compile",
-            fix="simplify it",
-        ) from error

@@ -17,7 +17,8 @@ Finish = Literal["stop", "length"]
 class ModelRef:
     """What answers: a base (`embedded:NAME`, folder, hub id), with or without an adapter's folder upon it.
 
-    `engine` says by which engine: torch, onnx, vllm, remote (then `base` is the name at `url`).
+    `engine` says by which engine: torch, vllm, remote (then `base` is the name at `url`), onnx (then `base` is the
+    folder of an export, and `variant` the adapter of those that it holds; None asks the base alone).
     """
 
     base: str
@@ -26,6 +27,7 @@ class ModelRef:
     engine: str = "torch"
     url: str | None = None
     key_variable: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tunesmith.inference.serving.types import ModelRef
+from tunesmith.models.artifact import MANIFEST
 
 _SAMPLE = 1 << 20
 """Bytes that are read at the beginning and the end of each file: training changes every tensor, and a hash of whole
@@ -21,9 +22,9 @@ def fingerprint(ref: ModelRef) -> str:
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
         for folder in folders
         if folder.is_dir()
-        for path in sorted(folder.glob("*.safetensors"))
+        for path in sorted((*folder.glob("*.safetensors"), *folder.glob(MANIFEST)))
     )
-    return _hashed((_version(), ref.base, ref.chat_template, ref.engine, ref.url or ""), files)
+    return _hashed((_version(), ref.base, ref.chat_template, ref.engine, ref.url or "", ref.variant or ""), files)
 
 
 @cache

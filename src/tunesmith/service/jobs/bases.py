@@ -80,7 +80,7 @@ def adapter_facts(adapter: Path) -> dict[str, Any]:
 
 
 def _merge(record: Model, adapter: Path, target: Path) -> None:
-    from tunesmith.export.merging import merge
+    from tunesmith.export.merged.in_memory import merge
     from tunesmith.models.load import load_base
     from tunesmith.models.methods import load_tuned
     from tunesmith.models.writing import system_errors

@@ -38,6 +38,9 @@ _ENDED: Mapping[JobStatus, str] = {
     "cancelled": "has already been cancelled",
 }
 
+_NOT_TRAINED: Mapping[str, str] = {"remote": "is served elsewhere", "onnx": "is an export"}
+"""Engines whose models no job can begin with."""
+
 
 def create_job(service: Service, request: JobRequest, flavour: Flavour = "openai") -> Job:
     """A new job in `validating_files`, with its first events.
@@ -48,9 +51,9 @@ def create_job(service: Service, request: JobRequest, flavour: Flavour = "openai
     """
     asked = request.asked_hyperparameters()
     model = service.catalogue.model_of(request.model)
-    if model.ref.engine == "remote":
+    if model.ref.engine in _NOT_TRAINED:
         raise invalid(
-            f"The model '{request.model}' is served elsewhere and cannot be fine-tuned here.",
+            f"The model '{request.model}' {_NOT_TRAINED[model.ref.engine]} and cannot be fine-tuned here.",
             param="model",
             code="model_not_supported",
         )

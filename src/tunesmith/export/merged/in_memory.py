@@ -1,4 +1,6 @@
-"""A tuned base made into one plain model: what was trained goes into its weights.
+"""Merging in memory: what was trained goes into the weights of a loaded base.
+
+The way for every method, whatever files the base came in; `stream` needs far less memory where it can be used.
 
 Sums are computed in at least 32 bits and end in the base's own dtype. Quantised weights become the numbers they stand
 for, which are the ones that were trained on: an adapter trained on NF4 weights belongs to these, not to the base's own.

@@ -1,0 +1,106 @@
+"""The steps of a workflow that were done before: each in a folder named after the hash of all that decides its result.
+
+```
+steps/onnx-4be1f0c2a9d37e58/
+  product/      the run, or the export, that the step made
+  step.json     its key, what it found, and the SHA-256 of the product's files; written last
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tunesmith.models.artifact import hash_files
+from tunesmith.runs import stage_key, write_json
+
+_RECORD = "step.json"
+_PRODUCT = "product"
+LIBRARIES = (
+    *("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy"),
+    *("onnx", "onnxruntime", "onnxruntime-genai", "openvino", "gguf", "llama-cpp-python", "torchao"),
+)
+"""What may change a step's result; another version of one does the step again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished step: what it found, the folder with its product, and whether an earlier one was taken."""
+
+    key: str
+    result: Mapping[str, Any]
+    product: Path
+    cached: bool
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that may change a step's result, of those that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def step_key(kind: str, **inputs: Any) -> str:
+    """SHA-256 of a step's kind, its inputs, and the versions of libraries."""
+    return stage_key(kind=kind, inputs=inputs, versions=versions())
+
+
+def once(
+    cache: Path,
+    kind: str,
+    key: str,
+    carry_out: Callable[[Path], Mapping[str, Any]],
+    *,
+    kept: Callable[[Path], list[Path]] = lambda product: [product],
+    tell: Callable[[str], None] = lambda line: None,
+) -> Done:
+    """The step's result: of an earlier one with the same key and an undamaged product, or of `carry_out(product)`.
+
+    kept: files and folders of the product that must stay as they are; others may grow, such as a run's event log.
+    `carry_out` gets a path that may hold what an interrupted step left.
+    """
+    folder = cache / f"{kind}-{key[:16]}"
+    product = folder / _PRODUCT
+    record = _read(folder / _RECORD, key)
+    if record is not None:
+        if record["files"] == _hashes(product, kept):
+            return Done(key, record["result"], product, cached=True)
+        tell(f"{kind}: its files are not what they were, so it is done again")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = dict(carry_out(product))
+    write_json(folder / _RECORD, {"key": key, "kind": kind, "result": result, "files": _hashes(product, kept)})
+    return Done(key, result, product, cached=False)
+
+
+def _read(path: Path, key: str) -> dict[str, Any] | None:
+    """The record of a finished step; None where there is none, or one that cannot be read."""
+    try:
+        record = json.loads(path.read_bytes())
+        return record if record["key"] == key and isinstance(record["files"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hashes(product: Path, kept: Callable[[Path], list[Path]]) -> dict[str, str]:
+    """SHA-256 of every file that must stay, by its path below the product."""
+    found: dict[str, str] = {}
+    for path in kept(product) if product.exists() else ():
+        if path.is_dir():
+            inner, _ = hash_files(path)
+            found |= {(path.relative_to(product) / name).as_posix(): sha for name, sha in inner.items()}
+        elif path.is_file():
+            with path.open("rb") as stream:
+                found[path.relative_to(product).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
