@@ -23,7 +23,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt torch
 
 COPY src ./src
-RUN pip install -c constraints.txt ".[serve,postgres]"
+RUN pip install -c constraints.txt ".[serve,postgres,onnx]"
 
 USER tunesmith
 ENV TUNESMITH_HOME=/data

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.export.made import made_run, recipe_of
 from tests.models.peft_side import answers, difference, load_plain, plain_adapter
-from tests.tiny import build, save_base
+from tests.tiny import build, byte_tokenizer, save_base
 from tunesmith.cli.main import invoke
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -110,12 +113,15 @@ def test_convert_to_gguf(place, tmp_path, capsys):
     fields = gguf.GGUFReader(tmp_path / "g" / "adapter.gguf").fields
     assert fields["general.type"].contents() == "adapter" and fields["adapter.lora.alpha"].contents() == 6
     assert done["facts"]["layers"] == 14
+    card = (tmp_path / "g" / "README.md").read_text()
+    assert "Converted from" in card and "--lora adapter.gguf" in card and 'Target("gguf", "q8_0")' in card
+    assert (tmp_path / "g" / "chat_template.jinja").is_file() and "--chat-template-file" in card
 
 
 def test_merge_writes_the_sum_and_says_of_what(place, tmp_path, capsys):
-    named = [f"a={place / 'a'}:0.5", f"b={place / 'b'}"]
+    named = [f"a={place / 'a'}:0.5", f"b-2={place / 'b'}"]
     done = told(capsys, "merge", *named, "--how", "cat", "--out", tmp_path / "sum")
-    assert done["weights"] == {"a": 0.5, "b": 1.0} and done["rank"] == 8 and done["distance"] < 1e-6
+    assert done["weights"] == {"a": 0.5, "b-2": 1.0} and done["rank"] == 8 and done["distance"] < 1e-6
     base, found = (
         build("llama").state_dict(),
         load_plain(build("llama"), tmp_path / "sum").merge_and_unload().state_dict(),
@@ -141,6 +147,7 @@ def test_merge_writes_the_sum_and_says_of_what(place, tmp_path, capsys):
         (["a={p}/a:2", "--weights", "1"], 2, "given twice"),
         (["a={p}/a", "--weights", "much"], 2, "are no weights"),
         (["{p}/a", "b c={p}/b"], 2, "is not name=RUN"),
+        (["a.b={p}/a", "../c={p}/b", "d="], 2, "'a.b={p}/a' is not name=RUN; '../c={p}/b' is not name=RUN; 'd='"),
         (["a={p}/a", "a={p}/b"], 2, "the name a is given twice"),
         (["a={p}/a", "b={p}/b", "--how", "cat", "--rank", "3"], 2, "a rank is for svd only"),
     ],
@@ -148,10 +155,10 @@ def test_merge_writes_the_sum_and_says_of_what(place, tmp_path, capsys):
 def test_merge_refuses_with_a_reason_and_leaves_nothing(arguments, code, words, place, tmp_path, capsys):
     given = [text.format(p=place) for text in arguments]
     error = told(capsys, "merge", *given, "--out", tmp_path / "sum", code=code)["error"]
-    assert words in error["what"] and list(tmp_path.iterdir()) == []
+    assert words.format(p=place) in error["what"] and list(tmp_path.iterdir()) == []
 
 
-def test_pack_for_peft_is_a_verified_folder_of_each(place, tmp_path, capsys):
+def test_pack_for_peft_is_a_verified_folder_of_each(place, tmp_path, capsys, monkeypatch):
     base, out = place / "bases" / "llama", tmp_path / "pack"
     done = told(capsys, "pack", base, f"a={place / 'a'}", f"d={place / 'dora'}", "--to", "peft", "--out", out)
     assert done["adapters"] == ["a", "d"] and set(done["exports"]) == {"a", "d"}
@@ -163,8 +170,10 @@ def test_pack_for_peft_is_a_verified_folder_of_each(place, tmp_path, capsys):
     assert f"--enable-lora --max-loras 1 --max-lora-rank 8 --lora-modules a={out / 'a'}" in text
     assert "- `d`: vLLM has no DoRA" in text and 'adapter_name="d"' in text
     # an export is an adapter as any other, and what was found out about it is found out anew
-    told(capsys, "pack", base, f"again={out / 'a'}", "--to", "peft", "--out", tmp_path / "again")
-    card = (tmp_path / "again" / "again" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    found = told(capsys, "pack", base, f"again={out / 'a'}", "--to", "peft")
+    assert found["path"] == "again-peft" and (tmp_path / "again-peft" / "again").is_dir(), "named by what it holds"
+    card = (tmp_path / "again-peft" / "again" / "README.md").read_text()
     assert (
         card.count("## Serving") == 1 and card.count("## Chat template") == 1 and card.count("verification.json") == 2
     )
@@ -185,16 +194,29 @@ def test_pack_refuses_before_anything_is_built(arguments, code, words, place, tm
     assert words in error["what"] and not (tmp_path / "pack").exists()
 
 
-@pytest.mark.slow
-def test_pack_and_convert_for_onnx(tmp_path, capsys):
-    pytest.importorskip("onnxruntime_genai")
+def packable(folder: Path) -> list[str]:
+    """Two runs over one small base with heads that the builder takes, as arguments."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    LlamaForCausalLM(LlamaConfig(**sizes, **heads, eos_token_id=256)).save_pretrained(folder / "base")
+    byte_tokenizer().save_pretrained(folder / "base")
     for name, method in (("a", {}), ("b", {"use_rslora": True})):
-        made_run(
-            tmp_path / name, recipe_of("embedded:base", {**method, "target_modules": ["q_proj", "v_proj"]}), std=0.02
-        )
-    named = [f"{name}={tmp_path / name}" for name in "ab"]
-    packed = tmp_path / "pack"
-    done = told(capsys, "pack", "embedded:base", *named, "--to", "onnx", "--precision", "fp32", "--out", packed)
-    assert done["adapters"] == ["a", "b"] and (packed / "artifact.json").is_file()
+        made_run(folder / name, recipe_of(folder / "base", {**method, "target_modules": ["q_proj", "v_proj"]}))
+    return [f"{name}={folder / name}" for name in "ab"]
+
+
+@pytest.mark.slow
+def test_pack_for_onnx(tmp_path, capsys):
+    pytest.importorskip("onnxruntime_genai")
+    out, named = tmp_path / "pack", packable(tmp_path)
+    done = told(capsys, "pack", tmp_path / "base", *named, "--to", "onnx", "--precision", "fp32", "--out", out)
+    assert done["adapters"] == ["a", "b"] and (out / "artifact.json").is_file()
+
+
+@pytest.mark.skipif(os.environ.get("TUNESMITH_LONG") != "1", reason="TUNESMITH_LONG=1 builds a second graph")
+def test_convert_for_onnx(tmp_path, capsys):
+    pytest.importorskip("onnxruntime_genai")
+    packable(tmp_path)
     one = told(capsys, "convert", tmp_path / "b", "--to", "onnx", "--precision", "fp32", "--out", tmp_path / "one")
     assert one["adapters"] == ["b"] and one["exact"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tunesmith.data import check_examples, load_examples, make_splits
 from tunesmith.recipe import load_recipe
+from tunesmith.search.spaces import grid
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -73,3 +75,12 @@ def test_the_examples_pass_their_own_check(examples: Path, name: str) -> None:
     loaded = load_examples(recipe.data, Path(recipe.data.train), task_type=task)
     assert not [f for f in loaded.findings if f.severity != "info"]
     assert not [f for f in check_examples(loaded.examples, task_type=task) if f.severity != "info"]
+
+
+def test_the_search_in_the_readme_is_one(examples: Path) -> None:
+    """Its settings are those of a recipe, its values possible; reading refuses others."""
+    line = next(line for line in (examples / "README.md").read_text().splitlines() if "tunesmith search" in line)
+    _, _, recipe, *options = shlex.split(line)
+    found = load_recipe(examples.parent / recipe, overrides=options[1::2])
+    assert options[::2] == ["--set", "--set"]
+    assert found.search is not None and list(grid(found.search.space["method.rank"])) == [8, 32]

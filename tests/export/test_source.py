@@ -164,7 +164,7 @@ def test_folders_that_do_not_go_together(base, tmp_path):
 def test_room_is_reckoned_with_what_is_written_on_the_way(base, tmp_path):
     folder, _ = made_run(tmp_path / "run", recipe_of(base, {}))
     source = open_source(folder, recipe_of(base, {}))
-    merged = needed_bytes(source, Target("merged", "own"))
-    wide, narrow = needed_bytes(source, Target("gguf", "f32")), needed_bytes(source, Target("gguf", "q8_0"))
+    asked = (Target("merged", "own"), Target("gguf", "f32"), Target("gguf", "q8_0"))
+    merged, wide, narrow = (needed_bytes(source, [one]) for one in asked)
     weights = (base / "model.safetensors").stat().st_size
     assert merged < narrow < wide and wide - merged > weights

@@ -84,3 +84,36 @@ def test_other_files_are_told(tmp_path: Path) -> None:
             GgufFile(tmp_path / name)
     with pytest.raises(EngineError, match="cannot be read"):
         GgufFile(tmp_path / "nowhere.gguf")
+
+
+def test_spoilt_bytes_are_told_or_read(tmp_path: Path) -> None:
+    write(tmp_path / "a.gguf")
+    whole = (tmp_path / "a.gguf").read_bytes()
+    header = GgufFile(tmp_path / "a.gguf").tensors["one"].start
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(400):
+        spoilt = bytearray(whole)
+        for place in rng.integers(4, header, 3):
+            spoilt[place] = rng.integers(0, 256)
+        (tmp_path / "spoilt.gguf").write_bytes(spoilt)
+        try:
+            file = GgufFile(tmp_path / "spoilt.gguf")
+            for name in file.tensors:
+                file.tensor(name)
+        except EngineError:
+            told += 1
+    assert told > 50
+
+
+@pytest.mark.parametrize("alignment", [0, "wide"])
+def test_an_alignment_that_is_none_is_told(alignment: int | str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    kind = gguf.GGUFValueType.STRING if isinstance(alignment, str) else gguf.GGUFValueType.UINT32
+    writer.add_key_value("general.alignment", alignment, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(EngineError, match="cannot be read"):
+        GgufFile(tmp_path / "a.gguf")

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from tests.export.onnx_plain.made import ModelSource, write
+from tests.export.onnx_plain.made import ModelSource, long, write
 from tests.inference.test_torch_engine import stopping_model
 from tunesmith.data.types import Message
 from tunesmith.errors import EngineError
@@ -77,6 +77,7 @@ def test_a_row_reads_in_parts_and_can_be_rewound(
     row.close()
 
 
+@long
 def test_the_embedded_base_answers_as_in_torch(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

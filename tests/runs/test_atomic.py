@@ -83,6 +83,15 @@ def test_a_staged_file_is_dropped_when_its_writer_fails(tmp_path):
     assert (tmp_path / "x").read_text() == "old"
 
 
+def test_a_staged_folder_leaves_alone_what_came_to_be_there_meanwhile(tmp_path):
+    path = tmp_path / "export"
+    with pytest.raises(ResourceError, match="written there meanwhile"), staged_folder(path, replace=False) as staged:
+        (staged / "mine").write_text("1")
+        path.mkdir()
+        (path / "theirs").write_text("2")
+    assert names(tmp_path) == ["export"] and names(path) == ["theirs"]
+
+
 def test_a_staged_folder_replaces_the_old_one_whole(tmp_path):
     for content in ("first", "second"):
         with staged_folder(tmp_path / "adapter") as temporary:

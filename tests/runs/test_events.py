@@ -23,10 +23,11 @@ def test_events_are_written_numbered_and_heard(tmp_path):
         log.write("note", text="ünï\nline")
         assert [e["kind"] for e in log.read()] == ["train_step", "note"]
     with EventLog(tmp_path / "e.jsonl") as log:
-        assert log.write("more")["seq"] == 3
+        log.relay({"kind": "more", "text": "told elsewhere"})
     events = list(read_events(tmp_path / "e.jsonl"))
     assert [e["seq"] for e in events] == [1, 2, 3]
     assert heard == events[:2]
+    assert (events[2]["kind"], events[2]["text"]) == ("more", "told elsewhere")
     assert all(datetime.fromisoformat(e["time"]).tzinfo is not None for e in events)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tunesmith.recipe import InvalidRecipeError, parse_recipe
 from tunesmith.recipe.searching import Space
-from tunesmith.recipe.spaces import with_settings
-from tunesmith.search.spaces import combinations, grid, read_spaces, size
+from tunesmith.recipe.spaces import read_spaces, with_settings
+from tunesmith.search.spaces import combinations, grid, size
 
 
 def problems(space: dict[str, Any], **search: Any) -> dict[str, str]:
@@ -103,9 +103,9 @@ def test_a_trial_is_the_recipe_with_its_settings_and_no_search() -> None:
 
 
 def test_a_grid_has_the_values_that_are_meant() -> None:
-    assert grid(Space(type="float", low=0.1, high=0.35, step=0.1)) == [0.1, 0.2, 0.3]
+    assert list(grid(Space(type="float", low=0.1, high=0.35, step=0.1))) == [0.1, 0.2, 0.3]
     assert grid(Space(type="float", low=0, high=1, step=0.1))[-1] == 1.0
-    assert grid(Space(type="int", low=8, high=20, step=4)) == [8, 12, 16, 20]
+    assert list(grid(Space(type="int", low=8, high=20, step=4))) == [8, 12, 16, 20]
     assert grid(Space(type="choice", values=["b", "a"])) == ["b", "a"]
     with pytest.raises(ValueError, match="no grid"):
         grid(Space(type="int", low=1, high=2))
@@ -115,3 +115,14 @@ def test_combinations_come_in_their_order() -> None:
     spaces = {"a": Space(type="choice", values=[1, 2]), "b": Space(type="int", low=0, high=1, step=1)}
     assert list(combinations(spaces)) == [{"a": 1, "b": 0}, {"a": 1, "b": 1}, {"a": 2, "b": 0}, {"a": 2, "b": 1}]
     assert size(spaces) == 4
+
+
+def test_a_grid_too_large_to_be_held_is_counted_and_begun() -> None:
+    spaces = {
+        "a": Space(type="int", low=1, high=10**12, step=1),
+        "b": Space(type="float", low=0, high=1, step=1e-9),
+        "c": Space(type="choice", values=["x", "y"]),
+    }
+    assert size(spaces) == 10**12 * (10**9 + 1) * 2
+    first = [tuple(one.values()) for _, one in zip(range(3), combinations(spaces), strict=False)]
+    assert first == [(1, 0.0, "x"), (1, 0.0, "y"), (1, 1e-9, "x")]

@@ -167,6 +167,26 @@ def test_the_same_values_are_not_tried_twice_and_still_count(tmp_path) -> None:
     assert all(first[t.same_as].values == t.values and first[t.same_as].score == t.score for t in again if t.same_as)
 
 
+def test_one_and_true_are_two_values(tmp_path) -> None:
+    asked: list[Any] = []
+
+    def measure(number: int, values: Mapping[str, Any]) -> Measured:
+        asked.append(values["a"])
+        return Measured(number)
+
+    grid = plan("sequential", spaces={"a": Space(type="choice", values=[1, True, 1.0])}, trials=None)
+    found = run_trials(grid, measure, tmp_path / "t", subject="s")
+    assert list(map(repr, asked)) == ["1", "True", "1.0"]
+    assert [trial.same_as for trial in found.trials] == [None] * 3
+
+
+def test_time_that_was_spent_before_counts(tmp_path) -> None:
+    found = run_trials(
+        plan(trials=9, max_seconds=100), lambda n, v: Measured(n, seconds=40.0), tmp_path / "t", subject="s"
+    )
+    assert (len(found.trials), found.ended) == (3, "time")
+
+
 def test_of_equal_scores_the_smaller_tie_value_is_better(tmp_path) -> None:
     found = run_trials(
         plan(trials=5), lambda n, v: Measured(1.0, tie=abs(n - 3.0)), tmp_path / "t", subject="s"
@@ -220,6 +240,9 @@ def test_a_changed_record_and_another_sampler_version_are_refused(tmp_path) -> N
         ("version", {0: {"sampler_version": "optuna 1.0"}}, "optuna 1.0"),
         ("order", {1: {"number": 5}}, "trial 5 stands where 1 should be"),
         ("shape", {1: {"colour": "red"}}, "this line is no trial"),
+        ("score", {1: {"score": "high"}}, "this line is no trial"),
+        ("nothing", {1: {"score": None}}, "this line is no trial"),
+        ("list", {1: {"values": [1, 2]}}, "this line is no trial"),
     ):
         changed = [{**line, **change.get(place, {})} for place, line in enumerate(lines)]
         other = tmp_path / name

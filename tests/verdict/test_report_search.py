@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tunesmith.pipeline.searching.page import render_page
-from tunesmith.verdict.report_search import SearchData, SearchTrial, searched
+from tunesmith.verdict.report_search import SearchData, SearchTrial, searched, value_text
 
 
 def trial(number: int, score: float | None, **values: Any) -> SearchTrial:
@@ -16,6 +16,12 @@ def trial(number: int, score: float | None, **values: Any) -> SearchTrial:
 
 def data(*trials: SearchTrial, best: int = 1, **more: Any) -> SearchData:
     return SearchData("accuracy", False, "tpe", 3, trials, best, **more)
+
+
+def test_a_value_is_shown_as_a_recipe_writes_it() -> None:
+    assert [value_text(one) for one in (True, None, 0.00031234567, 8, "dora")] == [
+        "true", "none", "0.0003123", "8", "dora",
+    ]  # fmt: skip
 
 
 def test_without_a_search_nothing_is_shown() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tunesmith.cli.export_auto import AutoAsked, auto_options, run_auto
 from tunesmith.cli.options import FOLDER, json_option, run_from, set_option
 from tunesmith.cli.output import only_json, print_json
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     help="Points of the deciding metric that may be lost; default verdict.margin or verdict.min_gain.",
 )
 @click.option("--measure", is_flag=True, help="Measure speed and peak memory in a process of its own.")
+@auto_options
 @set_option
 @json_option
 def command(
@@ -58,6 +60,7 @@ def command(
     measure: bool,
     overrides: tuple[str, ...],
     as_json: bool,
+    **auto: Any,
 ) -> None:
     """Write the tuned model of a run for other tools, and prove that it is the same model.
 
@@ -65,7 +68,20 @@ def command(
     onnx-plain, openvino and gguf. Each is written, opened again by its own runtime, compared with the tuned model and
     scored on the run's test rows. One that fails is kept as DIR.failed, and the command ends with 5; with 6 where this
     model cannot have the format, saying which step failed and what works instead.
+
+    With --auto formats and precisions are tried, measured and compared on validation rows, and the best of those within
+    the limits is kept; the test rows only confirm it. Where none is within them, the command ends with 5.
     """
+    asked_auto = AutoAsked(**auto)
+    asked_auto.refuse_mixture(
+        {
+            "KIND": kind, "--to": kinds, "--bits": bits, "--precision": precision, "--mixed": mixed,
+            "--target": runtime, "--measure": measure or None,
+        }
+    )  # fmt: skip
+    if asked_auto.auto:
+        run_auto(run_from(run, overrides), asked_auto, device, max_loss, out, as_json)
+        return
     wanted = tuple(one.strip() for one in ",".join(filter(None, [kind, kinds])).split(",") if one.strip())
     folder = run_from(run, overrides)
     from tunesmith.pipeline.exporting.flow import export_run_to

@@ -62,7 +62,7 @@ def _print(found: Found) -> None:
     from rich.table import Table
 
     from tunesmith.cli.tables import print_result
-    from tunesmith.pipeline.searching.flow import value_text
+    from tunesmith.verdict.report_search import value_text
     from tunesmith.verdict.wording import duration
 
     table = Table(box=None, pad_edge=False)
@@ -86,7 +86,7 @@ def _print(found: Found) -> None:
             (trial.error or note).splitlines()[0] if trial.error or note else "",
             style="green" if chosen else "red" if trial.state == "failed" else "",
         )
-    console = Console()
+    console = Console(markup=False)  # values and errors may have brackets: [q_proj], tunesmith[search]
     console.print(table)
     if found.trials.ended == "time":
         console.print(f"the time was over after {len(found.trials.trials)} of {found.trials.asked} trials")

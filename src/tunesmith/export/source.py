@@ -18,7 +18,7 @@ from tunesmith.errors import EngineError, RecipeError, VerificationError
 from tunesmith.models.adapter import CONFIG, WEIGHTS, adapter_names
 from tunesmith.models.base_files import cached_folder, look_at_files
 from tunesmith.models.bottleneck import PEFT_TYPE as BOTTLENECK
-from tunesmith.models.load import base_folder, load_base, loaded_dtype
+from tunesmith.models.load import base_folder, files_sha256, load_base, loaded_dtype
 from tunesmith.models.methods import CARD, load_tuned
 from tunesmith.models.vocabulary import saved_rows
 from tunesmith.recipe import parse_recipe
@@ -289,12 +289,7 @@ def _refuse_changed(folder: RunFolder) -> None:
 
 def _sha256_of(folder: Path) -> str:
     """Over all weight files of a folder, as `models.load` has it."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+    return files_sha256(sorted(folder.glob("*.safetensors")))
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:

@@ -32,16 +32,39 @@ def read_config(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def adapter_files(folder: Path) -> dict[str, str]:
-    """The files of the adapters in a folder, by their names; empty where it holds one model."""
+def adapter_files(folder: Path) -> dict[str, Path]:
+    """The files of the adapters in a folder, by their names; empty where it holds one model.
+
+    Raises `EngineError` for a list that is none, and for a file that is not in this folder.
+    """
     path = folder / ADAPTERS
     if not path.is_file():
         return {}
     try:
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        said = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = {str(name): folder / file for name, file in said.items()}
+    except (ValueError, TypeError) as error:
         raise EngineError(f"{ADAPTERS} cannot be read: {error}", where=str(folder), fix="export again") from error
+    outside = [name for name, file in found.items() if not file.resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise EngineError(
+            f"{ADAPTERS} names files outside its folder, for {', '.join(outside)}",
+            where=str(folder),
+            fix="export again",
+        )
     return found
+
+
+def adapter_file(folder: Path, name: str) -> Path:
+    """The file of an adapter. Raises `EngineError` for a name that the folder has not."""
+    files = adapter_files(folder)
+    if name not in files:
+        raise EngineError(
+            f"this export holds no adapter {name!r}",
+            where=str(folder),
+            expected=", ".join(files) or "no name of an adapter: it is one model",
+        )
+    return files[name]
 
 
 def open_config(folder: Path, threads: int | None = None) -> tuple[Any, str | None]:
@@ -57,12 +80,13 @@ def open_config(folder: Path, threads: int | None = None) -> tuple[Any, str | No
     absent = next((name for one in said for name in one if name in here and not here[name]()), None)
     if absent is not None:
         config.clear_providers()
-    wanted = threads if threads is not None else _threads_wanted()
+    wanted = threads if threads is not None else threads_wanted()
     if wanted is not None:
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": wanted}}}}))
     return config, absent
 
 
-def _threads_wanted() -> int | None:
+def threads_wanted() -> int | None:
+    """As OMP_NUM_THREADS says, which torch follows too; None where it says nothing: all of them."""
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(said) if said.isdecimal() and int(said) > 0 else None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import EngineError
-from tunesmith.inference.genai_config import adapter_files, open_config, read_config, runtime
+from tunesmith.inference.genai_config import adapter_file, open_config, read_config, runtime
 from tunesmith.inference.stepping import SteppingEngine
 from tunesmith.inference.torch_artifacts import folder_renderer, refuse_names
 from tunesmith.inference.types import FloatArray
@@ -64,10 +64,6 @@ class GenaiModel:
         """Logits per token."""
         return self._vocabulary
 
-    def adapters(self) -> tuple[str, ...]:
-        """Names that `with_adapter` takes."""
-        return tuple(adapter_files(self.folder))
-
     def with_adapter(self, name: str | None) -> GenaiModel:
         """The same loaded model with another adapter, or with none. Raises `EngineError` for a name it has not."""
         if name is not None:
@@ -108,13 +104,7 @@ class GenaiModel:
             self._shared.model = None
 
     def _load(self, name: str) -> None:
-        files = adapter_files(self.folder)
-        if name not in files:
-            raise EngineError(
-                f"this export holds no adapter {name!r}",
-                where=str(self.folder),
-                expected=", ".join(files) or "no name of an adapter: it is one model",
-            )
+        file = adapter_file(self.folder, name)
         with self._shared.lock:
             if name in self._shared.loaded:
                 return
@@ -123,9 +113,9 @@ class GenaiModel:
             try:
                 if self._shared.adapters is None:
                     self._shared.adapters = self._og.Adapters(self._shared.model)
-                self._shared.adapters.load(str(self.folder / files[name]), name)
+                self._shared.adapters.load(str(file), name)
             except RuntimeError as error:
-                raise _refused(error, self.folder / files[name]) from error
+                raise _refused(error, file) from error
             self._shared.loaded.add(name)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.errors import EngineError
+from tunesmith.inference.gguf_file import GgufFile
 from tunesmith.inference.stepping import SteppingEngine
 from tunesmith.inference.torch_artifacts import ProbedTorchEngine, folder_renderer
 from tunesmith.inference.types import FloatArray, ProbedEngine
@@ -49,6 +50,12 @@ def open_gguf(artifact: Artifact, adapter: str | None = None, *, using: Reader |
         model = LlamaCppModel(path, artifact.context, added)
         return LlamaCppEngine(model, renderer, min(artifact.context, model.context))
     return _open_read_back(path, artifact, added, renderer)
+
+
+def template_inside(artifact: Artifact) -> str | None:
+    """The chat template that the file itself holds, by which llama.cpp and Ollama ask; None where it holds none."""
+    found = GgufFile(artifact.folder / MODEL).fields.get("tokenizer.chat_template")
+    return None if found is None else str(found)
 
 
 def _adapter_file(artifact: Artifact, adapter: str | None) -> Path | None:

@@ -6,6 +6,7 @@ little-endian machines). Vocabularies of 150,000 tokens are read in a fraction o
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class GgufFile:
                 self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             self._place = 0
             self._read()
-        except (OSError, ValueError, KeyError, struct.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError, struct.error) as error:
             raise EngineError(
                 f"this GGUF file cannot be read: {error}", where=str(path), fix="export again, or bring back the file"
             ) from error
@@ -73,9 +74,14 @@ class GgufFile:
         import gguf
 
         stored = self.tensors[name]
-        kind = gguf.GGMLQuantizationType(stored.type)
-        whole = gguf.quants.quant_shape_to_byte_shape(stored.shape, kind)
-        count = int(np.prod(whole))
+        try:
+            kind = gguf.GGMLQuantizationType(stored.type)
+            whole = gguf.quants.quant_shape_to_byte_shape(stored.shape, kind)
+        except ValueError as error:
+            raise EngineError(
+                f"{name} is of a type or shape that is not known here: {error}", where=str(self.path)
+            ) from error
+        count = math.prod(whole)
         if stored.start + count > len(self._data):
             raise EngineError(f"the file ends within {name}", where=str(self.path), fix="export again")
         raw = np.frombuffer(self._data, dtype=np.uint8, count=count, offset=stored.start).reshape(whole)

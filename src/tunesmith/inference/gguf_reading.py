@@ -107,7 +107,7 @@ def read_model(path: Path, adapter: Path | None = None) -> Any:
         )
     with torch.random.fork_rng(devices=[]):  # weights are drawn, although all are replaced
         model = AutoModelForCausalLM.from_config(config).float().eval()
-    deltas = _adapter_deltas(adapter) if adapter is not None else {}
+    deltas = dict(_adapter_deltas(GgufFile(adapter))) if adapter is not None else {}
     left = set(model.state_dict()) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     values = model.state_dict()
     with torch.no_grad():
@@ -136,15 +136,22 @@ def _weights(file: ModelFile, config: Any, deltas: Mapping[str, Array]) -> Itera
         raise EngineError(f"the adapter changes {sorted(missing)[0]}, which the model lacks", where=str(file.path))
 
 
-def _adapter_deltas(path: Path) -> dict[str, Array]:
+def adapter_changes(path: Path, config: Any) -> Iterator[tuple[str, Array]]:
+    """What a GGUF adapter adds to each weight of the `transformers` model with this configuration, by its name there.
+
+    A scale of the queries that a file has in its weights is not taken out. Raises as `read_model`.
+    """
+    file = ModelFile(path)
+    for name, change in _adapter_deltas(file):
+        yield _model_name(file, name), _undone(file, config, name, change)
+
+
+def _adapter_deltas(file: GgufFile) -> Iterator[tuple[str, Array]]:
     """What a GGUF adapter adds to each weight: alpha / rank x B A."""
-    file = GgufFile(path)
     alpha = float(file.fields["adapter.lora.alpha"])
-    deltas = {}
     for name in sorted(n.removesuffix(".lora_a") for n in file.tensors if n.endswith(".lora_a")):
         a, b = file.tensor(f"{name}.lora_a"), file.tensor(f"{name}.lora_b")
-        deltas[name] = (b @ a) * np.float32(alpha / b.shape[1])
-    return deltas
+        yield name, (b @ a) * np.float32(alpha / b.shape[1])
 
 
 def _model_name(file: ModelFile, name: str) -> str:

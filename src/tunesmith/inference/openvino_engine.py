@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import EngineError
+from tunesmith.inference.genai_config import threads_wanted
 from tunesmith.inference.past_row import PastModel
 from tunesmith.inference.stepping import SteppingEngine
 from tunesmith.inference.torch_artifacts import folder_renderer, refuse_names
@@ -84,13 +85,18 @@ def open_openvino(artifact: Artifact, adapter: str | None = None) -> SteppingEng
             f"OpenVINO finds no {device} here", where=str(artifact.folder), expected=", ".join(core.available_devices)
         )
     try:
-        compiled = core.compile_model(artifact.folder / MODEL, device, {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core.compile_model(artifact.folder / MODEL, device, _settings(device))
     except RuntimeError as error:  # what the runtime raises, whatever it was
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise EngineError(
             f"OpenVINO does not open the model: {lines[-1][:300]}", where=str(artifact.folder), fix="export again"
         ) from error
     return SteppingEngine(PastModel(OpenVinoGraph(compiled)), folder_renderer(artifact), artifact.context)
+
+
+def _settings(device: str) -> dict[str, Any]:
+    threads = threads_wanted() if device == "CPU" else None
+    return {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
 
 
 def _name(port: Any) -> str:

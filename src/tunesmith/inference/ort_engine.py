@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import EngineError
-from tunesmith.inference.genai_config import GENAI, read_config
+from tunesmith.inference.genai_config import GENAI, read_config, threads_wanted
 from tunesmith.inference.past_row import PastModel
 from tunesmith.inference.stepping import SteppingEngine
 from tunesmith.inference.torch_artifacts import folder_renderer, refuse_names
@@ -123,14 +122,12 @@ def open_session(path: Path, device: Device = "cpu") -> Any:
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what it refuses is raised, and told once
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal():  # what torch follows too
-        options.intra_op_num_threads = int(threads)
+    options.intra_op_num_threads = threads_wanted() or 0
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[provider])
     # The runtime's errors have no common ancestor but Exception.
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(str(path), path.name)
         raise EngineError(
             f"ONNX Runtime does not open the model: {first[:300]}", where=str(path), fix="export again"
         ) from error

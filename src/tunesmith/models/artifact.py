@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,6 +86,11 @@ class Artifact:
     versions: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def failed(self) -> bool:
+        """Whether it was kept aside because a check failed."""
+        return self.facts.get("verification", {}).get("passed") is False
+
 
 def hash_files(folder: Path) -> tuple[dict[str, str], int]:
     """SHA-256 of every file below a folder but its manifest, by relative path; and their bytes in all."""
@@ -115,6 +121,7 @@ def read_artifact(folder: Path, *, check: bool = True) -> Artifact:
         target = Target(**kept.pop("target"))
         stops, adapters = tuple(kept.pop("stop_ids")), tuple(kept.pop("adapters"))
         artifact = Artifact(folder=folder, target=target, stop_ids=stops, adapters=adapters, **kept)
+        _refuse_odd(artifact)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise VerificationError(
             f"this file does not describe an export: {problem}", where=str(path), fix="export again"
@@ -122,6 +129,37 @@ def read_artifact(folder: Path, *, check: bool = True) -> Artifact:
     if check:
         _refuse_changed(artifact)
     return artifact
+
+
+def _refuse_odd(artifact: Artifact) -> None:
+    """Raise `ValueError` for values of types, or targets, that no export has; all are named."""
+    target = artifact.target
+    right = {
+        "target": target.kind in KINDS
+        and target.precision in PRECISIONS[target.kind]
+        and target.device in get_args(Device),
+        "base": isinstance(artifact.base, str),
+        "chat_template": isinstance(artifact.chat_template, str),
+        "context": isinstance(artifact.context, int) and artifact.context > 0,
+        "stop_ids": all(isinstance(one, int) for one in artifact.stop_ids),
+        "adapters": all(isinstance(one, str) for one in artifact.adapters),
+        "base_sha256": re.fullmatch("[0-9a-f]*", str(artifact.base_sha256)) is not None,
+        "files": isinstance(artifact.files, dict),
+        "facts": isinstance(artifact.facts, dict),
+    }
+    if wrong := [name for name, fine in right.items() if not fine]:
+        raise ValueError(f"what it says of {', '.join(wrong)} cannot be")
+
+
+def refuse_failed(artifact: Artifact) -> None:
+    """Raise `VerificationError` for an export that was kept aside: it is not the model that was tuned."""
+    if artifact.failed:
+        raise VerificationError(
+            "this export was kept aside, as a check of it failed",
+            where=str(artifact.folder),
+            expected="an export that passed",
+            fix="look into its verification.json; export it in a higher precision, or another format",
+        )
 
 
 def _refuse_changed(artifact: Artifact) -> None:

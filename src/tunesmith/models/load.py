@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,14 +187,20 @@ def _verify_embedded(folder: Path) -> None:
 
 def _weights_hash(folder: Path | None, model: Any) -> str:
     """SHA-256 over the weight files, or over the tensors where the files are not ours to find (hub cache)."""
+    if folder is not None and (files := sorted(folder.glob("*.safetensors"))):
+        return files_sha256(files)
     digest = hashlib.sha256()
-    files = sorted(folder.glob("*.safetensors")) if folder is not None else []
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def files_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of files, one after the other: how the weights of a base are named everywhere."""
+    digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
-    if not files:
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, VerificationError
 from tunesmith.export.bundle import Bundled, Story, write_bundle
 from tunesmith.export.bundle.types import Score
 from tunesmith.models.artifact import Artifact, read_artifact
@@ -15,6 +16,7 @@ from tunesmith.models.base_files import cached_folder
 from tunesmith.models.licence import check_licence, readings
 from tunesmith.models.load import base_folder
 from tunesmith.pipeline.evaluating import is_tuned
+from tunesmith.pipeline.exporting.types import VERIFICATION, Verification
 from tunesmith.pipeline.loading import load_run
 from tunesmith.pipeline.result import Result
 from tunesmith.runs import RunFolder
@@ -37,6 +39,7 @@ def bundle(
 
     Raises as `write_bundle`, and `RecipeError` for a run of another model.
     """
+    export = export.resolve()
     artifact = read_artifact(export, check=False)
     folder = run or _run_of(export)
     if folder is not None:
@@ -47,7 +50,7 @@ def bundle(
 
 def _run_of(export: Path) -> RunFolder | None:
     """The run that an export lies in."""
-    return next((RunFolder(above) for above in export.resolve().parents if is_run(above)), None)
+    return next((RunFolder(above) for above in export.parents if is_run(above)), None)
 
 
 def _refuse_other(artifact: Artifact, folder: RunFolder) -> None:
@@ -62,7 +65,8 @@ def _refuse_other(artifact: Artifact, folder: RunFolder) -> None:
 
 def _told(artifact: Artifact, folder: RunFolder | None, name: str | None) -> Story:
     licence = _licence(artifact)
-    checks = tuple(_checks(artifact))
+    verified = _verified(artifact)
+    checks = tuple(_checks(verified))
     if folder is None:
         return Story(name or _plain_name(artifact.folder.name), checks=checks, **licence)
     result = load_run(folder)
@@ -79,20 +83,25 @@ def _told(artifact: Artifact, folder: RunFolder | None, name: str | None) -> Sto
         checks=checks,
         limits=(*(verdict.caveats if verdict is not None else ()), *_forgotten(result)),
         made={"Run": folder.name, "Trained": str(manifest.get("created", "not recorded"))[:10]},
-        **_scores(result),
+        **_scores(result, str(artifact.target), verified),
         **licence,
     )
 
 
-def _scores(result: Result) -> dict[str, Any]:
-    """The comparison by the metric that decided."""
+def _scores(result: Result, name: str, verified: Sequence[Verification]) -> dict[str, Any]:
+    """The comparison by the metric that decided, with the export itself where it was scored on the same rows."""
     if result.comparison is None or result.verdict is None:
         return {}
     metric = result.verdict.metric
     values = [value for value in result.comparison.values if value.metric == metric]
     subject = next((value.candidate for value in values if is_tuned(value.candidate)), "tuned")
-    scores = tuple(Score(one.candidate, one.value, one.low, one.high, one.n) for one in values)
-    return {"metric": metric, "scores": scores, "subject": subject}
+    scores = [Score(one.candidate, one.value, one.low, one.high, one.n) for one in values]
+    own = verified[0].numbers.get("scores") if len(verified) == 1 else None
+    if own is not None and own["metric"] == metric:
+        scores.append(Score(name, own["value"], own["low"], own["high"], own["n"]))
+        subject = name
+    confidence = result.recipe.evaluate.confidence
+    return {"metric": metric, "scores": scores, "subject": subject, "confidence": confidence}
 
 
 def _method(result: Result) -> str:
@@ -112,14 +121,23 @@ def _forgotten(result: Result) -> tuple[str, ...]:
     )
 
 
-def _checks(artifact: Artifact) -> list[tuple[str, str, str]]:
-    """What verification found out, as the manifest keeps it; of each adapter where there are several."""
-    found: list[tuple[str, str, str]] = []
-    verifications: list[Mapping[str, Any]] = list(artifact.facts.get("verification", ()))
-    for one in verifications:
-        before = f"{one['adapter']}: " if one.get("adapter") else ""
-        found += [(f"{before}{check['name']}", check["status"], check["text"]) for check in one["checks"]]
-    return found
+def _verified(artifact: Artifact) -> list[Verification]:
+    """What verification found out, as lies beside the model: one, or one of each adapter."""
+    path = artifact.folder / VERIFICATION
+    if not path.is_file():
+        return []
+    try:
+        return [Verification.from_dict(one) for one in json.loads(path.read_text(encoding="utf-8"))["verification"]]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise VerificationError(
+            f"this file does not say how an export was verified: {problem}", where=str(path), fix="export again"
+        ) from problem
+
+
+def _checks(verified: Sequence[Verification]) -> Iterator[tuple[str, str, str]]:
+    for one in verified:
+        before = f"{one.adapter}: " if one.adapter else ""
+        yield from ((f"{before}{check.name}", check.status, check.text) for check in one.checks)
 
 
 def _licence(artifact: Artifact) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from tunesmith.evaluation.rating import Preference
 from tunesmith.pipeline.calibrating import load_calibrations
 from tunesmith.pipeline.evidence import Evidence
-from tunesmith.pipeline.exporting.records import export_lines
+from tunesmith.pipeline.exporting.records import export_lines, tried_exports
 from tunesmith.pipeline.learning_curve import CURVE
 from tunesmith.pipeline.searching.record import trials_shown
 from tunesmith.runs import RunFolder, read_events
@@ -56,6 +56,7 @@ def write_run_report(
             preferences=tuple(preferences),
             more_rows=_more_rows(folder),
             exports=export_lines(folder),
+            tried=tried_exports(folder),
             search=trials_shown(folder.path),
         ),
     )

@@ -92,14 +92,10 @@ def _run_first(recipe: Recipe, folder: RunFolder, through: Through, listener: Li
     """The stages, with a failure written into the run; one that goes on is unfinished, however it had ended."""
     folder.set_status("unfinished")
     with folder.events([listener] if listener is not None else []) as events:
-
-        def tell(event: dict[str, Any]) -> None:
-            events.write(event["kind"], **{k: v for k, v in event.items() if k != "kind"})
-
         try:
             if is_pairs(recipe):
-                return _train_pairs(recipe, folder, through, events, tell)
-            return _run_stages(recipe, folder, through, events, tell)
+                return _train_pairs(recipe, folder, through, events, events.relay)
+            return _run_stages(recipe, folder, through, events, events.relay)
         except TunesmithError as error:
             folder.set_status("failed", error=error.what.splitlines()[0])
             raise

@@ -25,6 +25,7 @@ _FIXES = {
     errno.EDQUOT: "free some of your quota and run the same command again",
     errno.EACCES: "choose a folder you may write to with --out DIR",
     errno.EPERM: "choose a folder you may write to with --out DIR",
+    errno.ENOTEMPTY: "something was written there meanwhile: choose another path, or remove it",
     errno.EROFS: "choose a folder on a writable disk with --out DIR",
 }
 
@@ -68,11 +69,12 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_folder(path: Path) -> Iterator[Path]:
+def staged_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """A temporary folder to fill; it takes the place of the folder `path` when the block ends well.
 
     A folder cannot be renamed over a full one, so an old one is moved aside first: a power cut between the two renames
-    leaves none, never a half-written one.
+    leaves none, never a half-written one. Without `replace` one that came to be there meanwhile stays, and
+    `ResourceError` is raised.
     """
     with _errors_name(path):
         temporary, aside = _temporary_beside(path), _temporary_beside(path)
@@ -81,7 +83,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for inner in [*temporary.rglob("*"), temporary]:
                 flush(inner)
-            if path.exists():
+            if replace and path.exists():
                 path.rename(aside)
             temporary.rename(path)
             flush(path.parent)

@@ -66,6 +66,10 @@ class EventLog:
             listener(event)
         return event
 
+    def relay(self, event: Mapping[str, Any]) -> None:
+        """Append an event that comes whole, its `kind` with its fields: a listener for those who hold no log."""
+        self.write(event["kind"], **{key: value for key, value in event.items() if key != "kind"})
+
     def read(self) -> list[dict[str, Any]]:
         """All events so far."""
         return list(read_events(self.path))

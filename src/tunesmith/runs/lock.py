@@ -17,8 +17,8 @@ from tunesmith.runs.atomic import resource_error
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block. Raises `ResourceError` naming the process that holds it."""
+def locked(path: Path, what: str = "this run") -> Iterator[None]:
+    """Hold the lock file `path` while `what` is written. Raises `ResourceError` naming the process that holds it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -27,7 +27,7 @@ def locked(path: Path) -> Iterator[None]:
         if not _taken(descriptor):
             holder = _pid(descriptor)
             raise ResourceError(
-                f"another process{f' (pid {holder})' if holder else ''} is writing this run",
+                f"another process{f' (pid {holder})' if holder else ''} is writing {what}",
                 where=str(path.parent),
                 fix="wait for it, stop it, or write elsewhere with --out DIR",
             )

@@ -6,6 +6,7 @@ trial, and so asks for the same trials as one that was never interrupted.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,12 +37,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a trial gave: its score, what breaks ties (smaller is better), its folder, and facts worth keeping."""
+    """What a trial gave: its score, what breaks ties (smaller is better), its folder, and facts worth keeping.
+
+    seconds: what it took where that is not the time that has just passed, as parts of it were done before.
+    """
 
     score: float
     tie: float | None = None
     folder: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +140,16 @@ def best_of(trials: Sequence[Trial], direction: Direction) -> Trial | None:
 def read_trials(record: Path) -> tuple[Trial, ...]:
     """The trials in a record, none where there is no such file. Raises `VerificationError` where it is damaged."""
     trials: list[Trial] = []
+    trial: Trial | None
     for event in read_events(record) if record.is_file() else ():
         if event.get("kind") != "trial":
             continue
         try:
             trial = Trial(**{key: value for key, value in event.items() if key not in ("seq", "time", "kind")})
-        except TypeError as error:
-            raise VerificationError(
-                "this line is no trial", where=str(record), fix="search into a new folder"
-            ) from error
+        except TypeError:
+            trial = None
+        if trial is None or not _well_formed(trial):
+            raise VerificationError("this line is no trial", where=str(record), fix="search into a new folder")
         if trial.number != len(trials) + 1:
             raise VerificationError(
                 f"trial {trial.number} stands where {len(trials) + 1} should be",
@@ -152,6 +158,18 @@ def read_trials(record: Path) -> tuple[Trial, ...]:
             )
         trials.append(trial)
     return tuple(trials)
+
+
+def _well_formed(trial: Trial) -> bool:
+    """Whether a record's line has the types that a trial has."""
+    numbers = (trial.score, trial.tie, trial.seconds)
+    return (
+        isinstance(trial.values, dict)
+        and isinstance(trial.facts, dict)
+        and all(number is None or isinstance(number, int | float) for number in numbers)
+        and trial.seconds is not None
+        and (trial.score is not None) == (trial.state == "done")
+    )
 
 
 def _header(plan: Plan, subject: str, sampler: Asking) -> dict[str, Any]:
@@ -192,7 +210,7 @@ def _begin(log: EventLog, record: Path, header: Mapping[str, Any]) -> None:
 
 def _replay(sampler: Asking, kept: Sequence[Trial], record: Path) -> None:
     for trial in kept:
-        if (asked := sampler.ask()) != dict(trial.values):
+        if not _alike(asked := sampler.ask(), trial.values):
             raise VerificationError(
                 f"trial {trial.number} was of {dict(trial.values)}, and the sampler now asks for {asked}",
                 where=str(record),
@@ -207,7 +225,7 @@ def _carry_out(
     values = sampler.ask()
     listener({"kind": "trial_started", "number": number, "values": values})
     began = time.monotonic()
-    same = next((trial for trial in before if dict(trial.values) == values and trial.same_as is None), None)
+    same = next((trial for trial in before if _alike(trial.values, values) and trial.same_as is None), None)
     if same is not None:
         trial = Trial(
             number, values, same.state, same.score, 0.0, same.tie, same.folder, same.error, same.exit_code, same.number,
@@ -222,11 +240,16 @@ def _carry_out(
             seconds = time.monotonic() - began
             trial = Trial(number, values, "failed", None, seconds, error=str(error), exit_code=error.exit_code)
         else:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - began if found.seconds is None else found.seconds
             trial = Trial(number, values, "done", found.score, seconds, found.tie, found.folder, facts=found.facts)
     log.write("trial", **asdict(trial))
     sampler.tell(trial.score)
     return trial
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether values are the same, their types included: 1 and true are two values."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _ended(plan: Plan, trials: Sequence[Trial], count: int, enough: Callable[[Trial], bool]) -> Ended | None:

@@ -39,6 +39,7 @@ from tunesmith.verdict.report_rows import groups_of, rows_of
 from tunesmith.verdict.report_search import searched
 from tunesmith.verdict.report_slices import slices
 from tunesmith.verdict.report_subject import Subject, is_binary, subject_of
+from tunesmith.verdict.report_tried import tried
 
 _TONES = {"ship_tuned": "good", "cannot_tell": "unsure", "none_good_enough": "bad"}
 _CONTENTS = {
@@ -49,6 +50,7 @@ _CONTENTS = {
     "preferences": "People",
     "cost": "Cost",
     "exports": "Exports",
+    "tried": "Formats",
     "next": "Next",
     "training": "Training",
     "search": "Search",
@@ -126,6 +128,7 @@ def _context(report: ReportData) -> dict[str, Any]:
         **_of_comparison(report, subject),
         **_of_costs(report, subject),
         "exports": _of_exports(report),
+        "tried": tried(report.tried, confidence=report.verdict.assumptions["confidence"]),
         **_of_training(report, subject),
         **_of_mistakes(report, subject),
         "data": report,
@@ -146,6 +149,7 @@ def _is_there(section: str, shown: Mapping[str, Any]) -> bool:
         "reliability": "reliabilities",
         "preferences": "preferences",
         "exports": "exports",
+        "tried": "tried",
         "next": "next_steps",
         "search": "searched",
     }

@@ -15,6 +15,7 @@ from tunesmith.recipe.schema import Goal, Prices
 from tunesmith.verdict.more_rows import MoreRows
 from tunesmith.verdict.report_exports import ExportLine
 from tunesmith.verdict.report_search import SearchData
+from tunesmith.verdict.report_tried import TriedData
 from tunesmith.verdict.types import CandidateCost, Forgetting, Verdict
 
 
@@ -73,4 +74,5 @@ class ReportData:
     preferences: tuple[Preference, ...] = ()
     more_rows: MoreRows | None = None
     exports: tuple[ExportLine, ...] = ()
+    tried: TriedData | None = None
     search: SearchData | None = None

@@ -101,8 +101,8 @@ def exports(lines: Sequence[ExportLine], *, confidence: float, tuned: float | No
     return Exports(
         _sentence(ordered),
         wording.metric_name(metric) if metric is not None else None,
-        tuple(_cells(number, one, confidence) for number, one in enumerate(ordered, 1)),
-        tuple(_charts(ordered, tuned)),
+        tuple(cells(number, one, confidence) for number, one in enumerate(ordered, 1)),
+        tuple(charts(ordered, tuned)),
         any(one.peak_memory is not None for one in ordered),
         tuple(one.name for one in ordered if one.read_back),
     )
@@ -110,10 +110,13 @@ def exports(lines: Sequence[ExportLine], *, confidence: float, tuned: float | No
 
 def _sentence(lines: Sequence[ExportLine]) -> str:
     failed = [one.name for one in lines if not one.usable]
+    unsure = [one.name for one in lines if one.usable and one.unsure]
     good = len(lines) - len(failed)
-    said = f"{good} of {len(lines)} exports passed every check"
+    said = f"{good - len(unsure)} of {len(lines)} exports passed every check"
     if failed:
         said += f"; {wording.listed(failed)} did not, and {'is' if len(failed) == 1 else 'are'} kept aside"
+    if unsure:
+        said += f"; of {wording.listed(unsure)} not everything is sure"
     said += "."
     smallest = min((one for one in lines if one.usable), key=lambda one: one.total, default=None)
     if smallest is not None and good > 1:
@@ -123,7 +126,8 @@ def _sentence(lines: Sequence[ExportLine]) -> str:
     return said
 
 
-def _cells(number: int, one: ExportLine, confidence: float) -> ExportCells:
+def cells(number: int, one: ExportLine, confidence: float) -> ExportCells:
+    """A line of the table, in words."""
     outcome, tone = _outcome(one)
     return ExportCells(
         number=number,
@@ -152,17 +156,18 @@ def _outcome(one: ExportLine) -> tuple[str, str]:
     if one.non_inferior is None:
         return "not scored on rows", "quiet"
     if one.non_inferior:
-        margin = f" by {wording.bare_points(one.margin)} points" if one.margin is not None else ""
-        return f"surely not worse{margin}", "right"
+        allowed = f"{wording.bare_points(one.margin)} points" if one.margin else "allowed"
+        return f"surely loses less than {allowed}", "right"
     return "not worse, as far as these rows tell", "quiet"
 
 
-def _charts(lines: Sequence[ExportLine], tuned: float | None) -> list[Markup]:
+def charts(lines: Sequence[ExportLine], tuned: float | None) -> list[Markup]:
+    """Quality against size and against speed, of the lines that were scored, if there are at least two."""
     scored = [(n, one) for n, one in enumerate(lines, 1) if one.value is not None]
     if len(scored) < 2:
         return []
     by_size = [_point(n, one, one.total / 1e6) for n, one in scored]
-    charts = [
+    drawn = [
         front_chart(
             by_size, title="Quality and size", axis="MB with what it needs, less is better",
             tick=lambda value: f"{value:,.4g} MB", smaller=True, tuned=tuned,
@@ -170,13 +175,13 @@ def _charts(lines: Sequence[ExportLine], tuned: float | None) -> list[Markup]:
     ]  # fmt: skip
     by_speed = [_point(n, one, one.decode) for n, one in scored if one.decode is not None]
     if len(by_speed) > 1:
-        charts.append(
+        drawn.append(
             front_chart(
                 by_speed, title="Quality and speed", axis="tokens a second written, more is better",
                 tick=lambda value: f"{value:,.4g}", smaller=False, tuned=tuned,
             )
         )  # fmt: skip
-    return charts
+    return drawn
 
 
 def _point(number: int, one: ExportLine, x: float) -> Point:

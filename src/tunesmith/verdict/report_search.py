@@ -232,7 +232,7 @@ def _axis_of(data: SearchData, key: str, values: Sequence[Any]) -> tuple[Any, li
 
 
 def value_text(value: Any) -> str:
-    """A value of a setting as it is shown."""
+    """A value of a setting as it is shown: short, and as a recipe writes it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 """Heads of 16 values, the least that ONNX Runtime's attention takes, and room for ranks up to 64."""
 GPT2_SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "n_positions": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 1,
+    "vocab_size": VOCABULARY, "n_positions": 512, "n_embd": 64, "n_layer": 1, "n_head": 4, "bos_token_id": 1,
     "eos_token_id": 256,
 }  # fmt: skip
 TONES = {"warm": "love dear thanks glad", "cold": "leave never stop enough", "neutral": "note list table report"}
@@ -65,7 +65,7 @@ def shelf(tmp_path_factory) -> Path:
     """Models and data sets that hub ids stand for, made once."""
     folder = tmp_path_factory.mktemp("shelf")
     save_model(folder / "llama-1b", "llama", LLAMA_3_TOKENS)
-    save_model(folder / "llama-8b", "llama", LLAMA_3_TOKENS, hidden_size=32, intermediate_size=48)
+    save_model(folder / "llama-8b", "llama", LLAMA_3_TOKENS, hidden_size=32, intermediate_size=48, num_hidden_layers=1)
     save_model(folder / "dialogpt", "gpt2", [])
     draw = random.Random(0)
     with (folder / "phrases.jsonl").open("w") as stream:

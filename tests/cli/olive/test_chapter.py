@@ -321,6 +321,16 @@ def test_blocks_7_8_and_9_rows_and_a_configuration_of_ones_own(bench, say) -> No
     assert metrics("olive-output")["training"]["steps"] == 20
 
 
+def test_blocks_7_and_9_with_the_two_rows_as_they_are_printed(bench, say) -> None:
+    """Too few to keep some back: both are learnt, which is said."""
+    write_dataset(bench, 0)
+    (bench / "olive-config.yaml").write_text(BLOCK_8)
+    said = say("olive run --config olive-config.yaml --setup --set train.max_steps=3")
+    assert said.code == 0, said.err
+    assert "2 rows are too few to keep some back" in said.err
+    assert metrics("olive-output")["training"]["steps"] == 3
+
+
 def test_block_9_in_words_says_all_that_is_wrong_with_a_configuration(bench, say) -> None:
     write_dataset(bench)
     wrong = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -120,12 +122,52 @@ def test_a_finished_model_is_exported_by_a_file_too(bench, say) -> None:
     assert [step["kind"] for step in said.json["outcomes"][0]["steps"]] == ["export", "measure"]
 
 
+def test_what_others_wrote_is_never_replaced(bench, shelf, say) -> None:
+    """A folder that no run made, the base's own folder; and an output inside the base's folder is not copied in."""
+    (bench / "mine/model").mkdir(parents=True)
+    (bench / "mine/model/kept.txt").write_text("kept")
+    said = say(f"{TUNE} --max_steps 2 -o mine --through train")
+    assert said.code == 2 and "would be written over" in said.err
+    assert (bench / "mine/model/kept.txt").read_text() == "kept"
+    shutil.copytree(shelf / "llama-1b", bench / "own/model")
+    own = TUNE.replace("meta-llama/Llama-3.2-1B-Instruct", "own/model") + " --max_steps 2 --through train"
+    for output in ("own/model", "own"):
+        said = say(f"{own} -o {output}")
+        assert said.code == 2 and "the base's own folder" in said.err
+    said = say(f"{own} -o own/model/out")
+    assert said.code == 0, said.err
+    assert not list((bench / "own/model/out/model").rglob("out"))
+    assert (bench / "own/model/out/model/model.safetensors").is_file()
+
+
+def test_json_is_all_that_stdout_has(bench, say) -> None:
+    Path("flow.yaml").write_text(
+        "input_model: {type: HfModel, model_path: meta-llama/Llama-3.2-1B-Instruct}\n"
+        "passes: {graph: {type: Gptq, bits: 8}}\n"
+    )
+    said = say("olive run --config flow.yaml --save_config_file --json -o flow")
+    assert said.code == 0 and said.json["chosen"] is not None
+    assert yaml.safe_load((bench / "flow/config.yaml").read_text())["passes"]["graph"] == {"type": "Gptq", "bits": 8}
+    said = say("olive quantize -m meta-llama/Llama-3.2-1B-Instruct -o small --save_config_file --json")
+    assert said.code == 0 and said.json["precision"] == "int8"
+    assert said.json["verification"][0]["passed"]
+    assert said.json["notes"] == ([] if find_spec("torchao") else said.json["notes"][:1])
+    said = say("olive extract-adapters -m none -f npz --json")
+    assert said.code == 2 and "there is no model" in said.json["error"]["what"]
+
+
 def test_extras_that_a_workflow_needs(bench, say) -> None:
     Path("flow.yaml").write_text(
         "input_model: {type: HfModel, model_path: meta-llama/Llama-3.2-1B-Instruct}\n"
         "passes: {graph: {type: ModelBuilder, precision: int4}, file: {type: ConvertHfToGGUF}}\n"
     )
-    assert say("olive run --config flow.yaml --list_required_packages --json").json == {"extras": ["gguf", "onnx"]}
+    needed = "olive run --config flow.yaml --list_required_packages --json"
+    assert say(needed).json == {"extras": ["gguf", "onnx"]}
+    model = "input_model: {type: HfModel, model_path: meta-llama/Llama-3.2-1B-Instruct}\n"
+    Path("flow.yaml").write_text(f"{model}passes: {{vino: {{type: OpenVINOConversion}}}}\n")
+    assert say(needed).json == {"extras": ["onnx", "openvino"]}  # its graph comes from plain ONNX
+    Path("flow.yaml").write_text(f"{model}passes: {{cut: {{type: Gptq}}}}\n")
+    assert say(needed).json == {"extras": []}  # GPTQ is computed here
     assert say("olive run --config flow.yaml --package-config p.json").code == 2
     assert say("olive run").code == 2
 
@@ -146,7 +188,10 @@ def test_a_wrong_alias_file_is_told_before_anything_else(bench, shelf, say) -> N
     assert invoke(["olive", "quantize", "--aliases", "none.yaml", "-m", "x"]) == 2
     write_aliases(bench, shelf, quantize={"model_name_or_path": "meta-llama/Llama-3.2-1B-Instruct"})
     said = say("olive quantize --dry_run --json")
-    assert said.code == 0 and said.json["target"] == "torchao-int8"
+    assert said.code == 0 and said.json["target"] in ("torchao-int8", "gptq-int8")  # as torchao is installed or not
+    write_aliases(bench, shelf, optimize={"trust_remote_code": True})
+    said = say("olive optimize -m meta-llama/Llama-3.2-1B-Instruct --dry_run")
+    assert said.code == 2 and "cannot be switched on by a file" in said.err
     write_aliases(bench, shelf, quantize={"model_name_or_path": ["a", "b"]})
     assert "quantize.model_name_or_path" in say("olive quantize --dry_run").err
     write_aliases(bench, shelf, quantize={"algoritm": "gptq"})

@@ -111,6 +111,19 @@ def test_svd_comes_nearer_with_rank_and_chance_is_the_seed_s(sources):
     assert combine(both, "magnitude_prune", density=1.0).distance == pytest.approx(combine(both, "linear").distance)
 
 
+def test_one_adapter_alone_is_thinned_and_cut_as_asked(sources):
+    """Of one adapter the peft library makes its `linear`, whatever it is asked for."""
+    alone = parts(sources, {"a": 1.0})
+    for how in ("ties", "dare_ties", "dare_linear", "magnitude_prune"):
+        combined = combine(alone, how, density=0.3)
+        assert combined.distance > 0.1
+        values = torch.cat([one.a.flatten() for one in combined.adapter.layers.values()])
+        assert float((values != 0).float().mean()) == pytest.approx(0.3, abs=0.05)
+    cut = combine(alone, "svd", rank=2)
+    assert cut.adapter.rank == 2 and cut.distance > 1e-3
+    assert combine(alone, "svd", rank=100).adapter.rank == 4
+
+
 def test_adapters_of_other_bases_are_refused_all_at_once(sources):
     with pytest.raises(VerificationError) as refused:
         combine(parts(sources, {"a": 1.0, "other": 1.0, "b": 1.0, "qwen": 1.0}), "cat")

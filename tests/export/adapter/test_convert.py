@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.export.made import made_source, recipe_of
+from tests.export.made import made_run, made_source, recipe_of
 from tests.models.peft_side import answers, difference, load_plain, plain_adapter
 from tests.tiny import build, save_base
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, VerificationError
 from tunesmith.export.adapter import Converted, save_plain, to_plain_lora
 from tunesmith.export.adapter.low_rank import LowRank, best_part, of_matrix
-from tunesmith.export.source import open_folders
+from tunesmith.export.adapter.proving import prove_same
+from tunesmith.export.source import open_folders, open_source
 from tunesmith.export.types import StepError
 from tunesmith.models.servable import servable_file
+from tunesmith.recipe import load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -60,6 +63,25 @@ def test_what_is_exact_gives_the_same_logits_in_plain_peft(family, name, bases, 
     names = [f"{path}.lora_A.weight" for path in adapter.layers]
     verdicts = {one.server: one.ok for one in servable_file(config, names, source.config)}
     assert verdicts == {"peft": True, "vllm": family != "gpt2", "gguf": True, "onnx": True}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_exact_is_proved_and_what_is_not_the_same_is_refused(name, dtype, bases, tmp_path):
+    """A light adapter: in half precision its whole change is smaller than the rounding of the logits."""
+    folder, _ = made_run(tmp_path / "run", recipe_of(bases["llama"], EXACT[name][0], dtype=dtype), std=0.003)
+    source = open_source(folder, load_recipe(folder.recipe_file))
+    adapter = to_plain_lora(source)
+    assert prove_same(source, saved(source, adapter, tmp_path / "plain")) < (0.03 if dtype == "bfloat16" else 1e-5)
+    halved = saved(source, replace(adapter, scale=adapter.scale / 2), tmp_path / "halved")
+    with pytest.raises(VerificationError, match=r"(logits|changes of weights) of the converted adapter differ"):
+        prove_same(source, halved)
+    last = sorted(adapter.layers)[-1]
+    without = saved(
+        source, replace(adapter, layers={p: one for p, one in adapter.layers.items() if p != last}), tmp_path / "less"
+    )
+    with pytest.raises(VerificationError, match="of the converted adapter differ"):
+        prove_same(source, without)
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])

@@ -156,6 +156,12 @@ def test_what_no_server_takes_is_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize("base", ["org/$(touch x)", 'org/a"b', "org/a b", "org/`x`"])
+def test_a_base_that_a_shell_would_read_is_asked_for(make: Make, tmp_path: Path, base: str) -> None:
+    bundled = write_bundle(make("adapter", base=base, facts={"rank": 8}), tmp_path / "bundle", STORY)
+    assert base not in (bundled.folder / "start.sh").read_text()
+
+
 @pytest.mark.parametrize("name", ["$(touch x)", "a b", "", "-x", "a;b", "ü"])
 def test_names_that_shells_would_read_are_refused(make: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="cannot be a model's name"):

@@ -118,6 +118,7 @@ class Source:
     tokenizer: Any = field(default_factory=byte_tokenizer)
     name: str = "tiny"
     system: str | None = None
+    stops: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.model.save_pretrained(self.folder)
@@ -129,7 +130,7 @@ class Source:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        return (self.tokenizer.eos_token_id,)
+        return self.stops or (self.tokenizer.eos_token_id,)
 
     @property
     def context(self) -> int:

@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.export.gguf.models import IDS, Source, build, exported, logits_of
-from tunesmith.errors import EngineError
+from tunesmith.errors import EngineError, VerificationError
+from tunesmith.export.gguf import families, lora
 from tunesmith.export.gguf.adapter import write_adapter_gguf
 from tunesmith.export.types import StepError
 from tunesmith.inference.gguf_engine import Reader, open_gguf
@@ -81,6 +82,21 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     assert facts["ranks"] == [4, 8]
     assert facts["layers"] == 14
     assert len(reader.tensors) == 28
+
+
+@pytest.mark.parametrize("how", ["rows not interleaved", "scale of rank forgotten"])
+def test_a_file_that_adds_something_else_is_an_error_and_is_removed(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(build("llama"), tmp_path / "model")
+    adapted(source.model, tmp_path / "adapter", use_rslora=True)
+    if how == "rows not interleaved":
+        monkeypatch.setattr(families, "interleave", lambda rows, heads: rows)
+    else:
+        monkeypatch.setattr(lora, "_moved", lambda family, config, layer, alpha: layer.b)
+    with pytest.raises(VerificationError, match="adds something else than the adapter"):
+        write_adapter_gguf(tmp_path / "adapter", source.folder, tmp_path / "a.gguf")
+    assert not (tmp_path / "a.gguf").exists()
 
 
 def test_what_no_file_can_hold_is_refused_with_every_reason(tmp_path: Path) -> None:

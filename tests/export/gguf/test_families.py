@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from tests.export.gguf.models import FAMILIES, IDS, Source, build, exported, logits_of
-from tunesmith.errors import VerificationError
+from tests.training.small import full_disk
+from tunesmith.errors import ResourceError, VerificationError
 from tunesmith.export.gguf import families
 from tunesmith.export.gguf.families import family_of
 from tunesmith.export.gguf.settings import longest_context, rotation
@@ -223,3 +224,13 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     (source.folder / "model.safetensors").write_bytes(b"\x08" * 40)
     with pytest.raises(VerificationError, match="the weights cannot be read"):
         exported(source, tmp_path / "out-broken")
+
+
+def test_a_full_disk_is_told_as_one_wherever_it_ends(tmp_path: Path) -> None:
+    """The last bytes of a tensor are where numpy, which writes it, says nothing."""
+    source = Source(build("llama"), tmp_path / "model")
+    whole = exported(source, tmp_path / "whole")[0].folder / "model.gguf"
+    size = whole.stat().st_size
+    for limit in (100, 7000, size // 2, size - 5000, size - 100, size - 33):
+        with pytest.raises(ResourceError, match="the file cannot be written"), full_disk(limit):
+            exported(source, tmp_path / str(limit))

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 import tunesmith
 from tests.export.gguf.models import Source, build, exported
 from tests.export.gguf.tokenizers_made import BYTE_LEVEL, sentence_piece
-from tunesmith.errors import VerificationError
 from tunesmith.export.gguf.modelfile import translate
+from tunesmith.export.types import StepError
 from tunesmith.text.templates import BUILT_IN
 
 EMBEDDED = Path(tunesmith.__file__).parent / "models" / "embedded" / "base"
@@ -69,10 +69,11 @@ def test_a_start_token_that_the_tokenizer_writes_is_left_to_it() -> None:
         ("{% for m in messages %}{{ raise_exception('no roles') }}{% endfor %}", "no roles"),
         ("{{ strftime_now('%d') }}" + TURN + ANSWER, "today's date"),
         ("{{ '{{' }}" + TURN + ANSWER, "braces"),
+        ("\u200b" + TURN + ANSWER, "characters that Ollama drops"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "otherwise|as it is"),
         (TURN + "{% if messages[-1].role == 'user' %}??{% endif %}" + ANSWER, "depends|otherwise"),
     ],
-    ids=["trims", "length", "raises", "date", "braces", "changes", "last-turn"],
+    ids=["trims", "length", "raises", "date", "braces", "unprintable", "changes", "last-turn"],
 )
 def test_what_cannot_be_proved_is_left_out_with_the_reason(template: str, why: str, tokenizer: Any) -> None:
     text, reason = translate(tokenizer, template)
@@ -105,7 +106,39 @@ def test_a_template_left_out_is_told(tmp_path: Path) -> None:
     assert "goes by the one in the GGUF file" in facts["modelfile_template"]
 
 
+def parsed(text: str) -> list[tuple[str, str]]:
+    """Commands and values as Ollama reads them: a value that begins with quotes ends at the first line that does."""
+    found, lines = [], iter(text.splitlines())
+    for line in lines:
+        name, _, value = line.partition(" ")
+        if name == "PARAMETER":
+            name, _, value = value.partition(" ")
+        mark = next((mark for mark in ('"""', '"') if value.startswith(mark)), "")
+        while mark and (len(value.strip()) < 2 * len(mark) or not value.strip().endswith(mark)):
+            value += "\n" + next(lines)
+        found.append((name, value.strip()[len(mark) : len(value.strip()) - len(mark)]))
+    return found
+
+
+@pytest.mark.parametrize("system", ['a """ b', 'Say "yes"', 'First """x""" line\nand "second"', "x\n\n  y"])
+def test_system_messages_come_back_as_they_were(system: str, tmp_path: Path) -> None:
+    artifact, _ = exported(Source(build("llama"), tmp_path / "model", system=system), tmp_path)
+    values = dict(parsed((artifact.folder / "Modelfile").read_text()))
+    assert values["SYSTEM"] == system
+    assert values["stop"] == "</s>"
+
+
 def test_a_system_message_that_a_modelfile_cannot_hold(tmp_path: Path) -> None:
-    source = Source(build("llama"), tmp_path / "model", system='a """ b')
-    with pytest.raises(VerificationError, match='cannot hold a system message with """'):
+    source = Source(build("llama"), tmp_path / "model", system='a """\nb')
+    with pytest.raises(StepError, match="cannot hold the system message") as caught:
         exported(source, tmp_path)
+    assert caught.value.step == "Modelfile"
+
+
+def test_stop_tokens_are_written_as_the_texts_they_are(tmp_path: Path) -> None:
+    source = Source(build("llama"), tmp_path / "model")
+    newline = source.tokenizer("\n")["input_ids"][0]
+    source.stops = (newline, source.tokenizer.eos_token_id)
+    artifact, _ = exported(source, tmp_path)
+    stops = [value for name, value in parsed((artifact.folder / "Modelfile").read_text()) if name == "stop"]
+    assert stops == ["\n", "</s>"]

@@ -90,6 +90,43 @@ def test_no_start_token_is_added_where_the_template_has_none(tmp_path: Path) -> 
     assert any("no start token" in note for note in facts["notes"])
 
 
+def test_conversations_are_cut_as_they_were_learnt_where_a_blank_begins_the_first_text_alone(tmp_path: Path) -> None:
+    """llama.cpp puts a blank behind every special token, or none: with none, what begins with one comes out right."""
+    fields, facts = written(tmp_path / "chat", sentence_piece("first"), STARTED)
+    assert fields["tokenizer.ggml.add_space_prefix"] is False
+    assert facts["tokenizer_checked"]["conversations"] == 3
+    assert facts["tokenizer_checked"]["conversations_differing"] == 0
+    assert any("no blank is put before texts" in note for note in facts["notes"])
+    begun_otherwise = "Question: {{ messages[0].content }}</s>Answer: "
+    fields, facts = written(tmp_path / "text", sentence_piece("first"), begun_otherwise)
+    assert fields["tokenizer.ggml.add_space_prefix"] is True
+    assert facts["tokenizer_checked"]["conversations_differing"] == 3
+    assert any("conversations become other tokens" in note for note in facts["notes"])
+
+
+def test_differences_that_are_no_blanks_are_errors_behind_special_tokens_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tokens_check._read
+
+    def swapped(path: Path, texts: Any) -> Any:
+        found, by = own(path, texts)
+        return [*found[:-1], [*found[-1][:-2], 77, found[-1][-1]]], by
+
+    monkeypatch.setattr(tokens_check, "_read", swapped)
+    with pytest.raises(StepError, match=r"cuts 1 of \d+ texts otherwise than the model's"):
+        written(tmp_path, sentence_piece(), STARTED)
+
+
+def test_notes_of_the_weights_are_kept_beside_those_of_the_tokenizer(tmp_path: Path) -> None:
+    model = build_with("mistral", vocab_size=ROWS)
+    begun_otherwise = "Question: {{ messages[0].content }}</s>Answer: "
+    source = Source(model, tmp_path / "model", begun_otherwise, sentence_piece("first"))
+    _, facts = exported(source, tmp_path)
+    assert any("256 tokens" in note for note in facts["notes"])
+    assert any("conversations become other tokens" in note for note in facts["notes"])
+
+
 def test_up_to_three_tokens_end_an_answer() -> None:
     tokenizer = BYTE_LEVEL["gpt-2"]()
     stops = tokenizer.convert_tokens_to_ids(["<|turn|>", "</s>", "<pad>", "<fact>"])

@@ -76,10 +76,16 @@ BYTE_LEVEL = {
 """By the name that llama.cpp gives their way of cutting."""
 
 
-def sentence_piece(prefix: bool = True, start: bool = True) -> PreTrainedTokenizerFast:
-    """BPE with byte fallback, as Llama 2 and Gemma have it: every way to make a token is among its merges."""
+def sentence_piece(prefix: bool | str = True, start: bool = True, *, apart: bool = False) -> PreTrainedTokenizerFast:
+    """BPE with byte fallback, as Llama 2 and Gemma have it: every way to make a token is among its merges.
+
+    prefix: whether a blank is put before texts between special tokens; "first" puts one before the first alone.
+    apart: no token holds words and punctuation, digits or line ends together, as in published vocabularies.
+    """
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    words = pre_tokenizers.Metaspace(prepend_scheme="always")
+    single = pre_tokenizers.Split(Regex(r"[^\p{L}\p{M}\u2581]"), "isolated")
+    trained.pre_tokenizer = pre_tokenizers.Sequence([words, single]) if apart else words
     trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=250, show_progress=False))
     by_rank = [token for token, _ in sorted(trained.get_vocab().items(), key=lambda item: item[1])]
     tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *by_rank]
@@ -93,8 +99,11 @@ def sentence_piece(prefix: bool = True, start: bool = True) -> PreTrainedTokeniz
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
-    steps = [normalizers.Prepend("\u2581")] if prefix else []
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "\u2581")])
+    if prefix == "first":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        steps = [normalizers.Prepend("\u2581")] if prefix else []
+        tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

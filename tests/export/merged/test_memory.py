@@ -16,6 +16,7 @@ from tests.export.made import made_source, recipe_of
 from tests.tiny import byte_tokenizer, save_base
 from tunesmith.runs import RunFolder
 
+LONG = pytest.mark.skipif(os.environ.get("TUNESMITH_LONG") != "1", reason="TUNESMITH_LONG=1 measures both types")
 ROOT = Path(__file__).resolve().parents[3]
 
 MEASURED = """
@@ -54,7 +55,7 @@ def measured(small: RunFolder, large: RunFolder, out: Path) -> dict[str, float]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=LONG)], ids=str)
 def test_a_merge_takes_little_more_than_the_largest_file_and_the_adapter(dtype, tmp_path):
     torch.manual_seed(0)
     config = LlamaConfig(

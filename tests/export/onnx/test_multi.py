@@ -12,12 +12,14 @@ import pytest
 from tests.export.onnx.twins import ALL, IDS, export, multi_export, opened, peft_logits, save_adapter
 from tunesmith.errors import EngineError, RecipeError
 from tunesmith.export.onnx.adapters import Factors, placed, read_factors
-from tunesmith.export.onnx.multi import write_pack
+from tunesmith.export.onnx.multi import write_multi
 from tunesmith.export.onnx.naming import Piece, Sizes, node_of, pieces_of
-from tunesmith.export.types import StepError
+from tunesmith.export.types import StepError, Work
 from tunesmith.inference.artifacts import open_artifact
 from tunesmith.inference.genai_engine import GenaiModel
 from tunesmith.models.artifact import Target
+
+FP32 = Target("onnx-multi", "fp32")
 
 
 @pytest.fixture
@@ -125,16 +127,15 @@ def test_a_model_tuned_in_full_has_no_adapter(tmp_path, root):
         export(tmp_path / "out", opened(made.base), Target("onnx-multi", "fp32"))
 
 
-def test_nothing_and_names_that_are_none_are_refused(tmp_path, root):
+def test_names_that_are_none_are_refused(tmp_path, root):
     made = multi_export(root)
     source = opened(made.base, made.adapters["plain"])
     for sources, said in (
-        ({}, "no adapter to pack"),
         ({" ": source}, "cannot be named"),
         ({"a\nb": source}, "one line"),
     ):
         with pytest.raises(RecipeError, match=said):
-            write_pack(source, sources, Target("onnx-multi", "fp32"), tmp_path, tmp_path, print)
+            write_multi(Work(source, FP32, tmp_path, tmp_path, print, sources=sources))
 
 
 def test_sources_that_are_asked_in_other_ways_are_refused(tmp_path, root):
@@ -144,7 +145,7 @@ def test_sources_that_are_asked_in_other_ways_are_refused(tmp_path, root):
     one = opened(made.base, made.adapters["plain"])
     other = open_folders(str(made.base), made.adapters["plain"], chat_template="raw")
     with pytest.raises(StepError, match=r"b: asked by another chat template"):
-        write_pack(one, {"a": one, "b": other}, Target("onnx-multi", "fp32"), tmp_path, tmp_path, print)
+        write_multi(Work(one, FP32, tmp_path, tmp_path, print, sources={"a": one, "b": other}))
 
 
 SIZES = Sizes(query=4, value=2)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai as og
+import psutil
 import pytest
 import torch
 
@@ -157,8 +163,8 @@ def test_a_scheme_that_fails_gives_way_to_the_next(folders, monkeypatch):
     assert made.scheme.name == "k_quant_mixed, blocks of 16"
     assert made.failed == {"k_quant_mixed": "ValueError: cannot reshape array of size 96"}
     first, second = (command[command.index("--extra_options") + 1 :] for command in asked)
-    assert first == ["algo_config=k_quant_mixed", "windowed_kv_cache=false"]
-    assert second == ["algo_config=k_quant_mixed", "block_size=16", "windowed_kv_cache=false"]
+    assert first == ["algo_config=k_quant_mixed", "hf_remote=false", "windowed_kv_cache=false"]
+    assert second == ["algo_config=k_quant_mixed", "block_size=16", "hf_remote=false", "windowed_kv_cache=false"]
 
 
 def test_no_scheme_works(folders, monkeypatch):
@@ -191,7 +197,7 @@ def test_options_are_named_as_a_version_knows_them(folders, monkeypatch):
     monkeypatch.setattr(builder, "version", lambda name: "0.16.2")
     asked = built_with(monkeypatch, (0, ""))
     builder.build(*folders, "int4", "cpu")
-    assert asked[0][-1] == "int4_algo_config=k_quant_mixed" and not builder.can_set_bits()
+    assert asked[0][-2:] == ["int4_algo_config=k_quant_mixed", "hf_remote=false"] and not builder.can_set_bits()
 
 
 def test_the_builder_is_asked_offline_and_keeps_to_its_scratch(tmp_path, monkeypatch):
@@ -201,13 +207,45 @@ def test_the_builder_is_asked_offline_and_keeps_to_its_scratch(tmp_path, monkeyp
     assert Path(env["TMPDIR"]).is_dir() and Path(env["HF_HOME"]).is_relative_to(tmp_path)
 
 
+def test_modules_that_lie_where_somebody_works_are_not_run(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("print('taken for a module')")
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log"
+    status = builder.run_apart(
+        [sys.executable, "-m", "json.tool", "--help"], log, builder.apart_environment(tmp_path / "scratch")
+    )
+    assert status == 0 and "usage" in log.read_text() and "taken" not in log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_the_builder_ends_where_this_process_is_killed(tmp_path):
+    inner = (
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)"
+    )
+    script = (
+        "import sys, pathlib\nfrom tunesmith.export.onnx.builder import run_apart\n"
+        f"run_apart([sys.executable, '-c', {inner!r}], pathlib.Path({str(tmp_path / 'log')!r}))\n"
+    )
+    outer = subprocess.Popen([sys.executable, "-c", script])
+    assert _soon(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "")
+    outer.kill()
+    outer.wait()
+    child = int((tmp_path / "pid").read_text())
+    assert _soon(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+def _soon(true: Callable[[], bool]) -> bool:
+    """Whether something becomes true within 15 seconds."""
+    for _ in range(300):
+        if true():
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_an_interruption_ends_the_builder_and_all_it_started(tmp_path):
-    import signal
-    import sys
-    import time
-
-    import psutil
-
     script = (
         "import subprocess, sys, time, pathlib\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -228,12 +266,7 @@ def test_an_interruption_ends_the_builder_and_all_it_started(tmp_path):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     child = int((tmp_path / "child").read_text())
-    for _ in range(50):
-        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("the builder's own process still runs")
+    assert _soon(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +289,9 @@ def test_windows_of_all_layers_are_spelt_out_for_the_builder(tmp_path):
     assert {path.name for path in view.iterdir()} == {path.name for path in base.iterdir()}
     assert (view / "model.safetensors").samefile(base / "model.safetensors")
     assert "layer_types" not in json.loads((base / "config.json").read_text())
+    settings = json.loads((base / "config.json").read_text()) | {"model_type": "own", "auto_map": {"AutoConfig": "a.B"}}
+    (base / "config.json").write_text(json.dumps(settings))
+    assert builder_view(base, tmp_path / "scratch") == base, "code in a model's folder is not run"
     for family in ("mistral", "gemma2"):
         plain = save_model(tmp_path / family, family)
         assert builder_view(plain, tmp_path / "scratch") == plain

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.export.onnx_plain.made import ModelSource, engine_of, needs_onnx, write
+from tests.export.onnx_plain.made import ModelSource, engine_of, long, needs_onnx, write
 from tunesmith.data.types import Message
 from tunesmith.errors import EngineError
 from tunesmith.export.onnx_plain import graph, int8
@@ -113,7 +113,7 @@ def test_a_head_tied_to_the_embeddings_is_written_once(llama: tuple[ModelSource,
     assert artifact.facts["shared_weights"] == 1
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=long), "gpt2"])
 def test_int8_is_smaller_standard_and_near(family: str, tmp_path: Path) -> None:
     import onnx
 
@@ -163,6 +163,25 @@ def test_a_model_without_keys_and_values_is_refused_by_what_it_does(tmp_path: Pa
     ).eval()
     with pytest.raises(StepError, match="tracing to ONNX"):
         write(write_plain, "onnx-plain", "fp32", ModelSource(model), tmp_path)
+
+
+def test_positions_that_turn_with_the_length_of_the_text_are_refused(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    config = tiny.build("llama").config.to_dict() | {"rope_parameters": rope, "max_position_embeddings": 32}
+    with pytest.raises(StepError, match="by the length of the text"):
+        write(write_plain, "onnx-plain", "fp32", ModelSource(LlamaForCausalLM(LlamaConfig.from_dict(config))), tmp_path)
+
+
+def test_an_exporter_that_fails_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Copying(torch.nn.Module):
+        def forward(self, ids: Any, **_: Any) -> Any:
+            return torch.linalg.svd(torch.ones(4, 4) * ids.sum())
+
+    with pytest.raises(torch.onnx.errors.OnnxExporterError), graph.quietly():
+        torch.onnx.export(Copying(), (torch.ones(2, 3),), tmp_path / "m.onnx", dynamo=False, opset_version=graph.OPSET)
+    assert capfd.readouterr().out == ""
 
 
 def test_weights_that_are_not_finite_are_not_rounded(llama: tuple[ModelSource, Artifact]) -> None:
@@ -218,7 +237,7 @@ def test_a_damaged_graph_and_a_wrong_adapter_are_told(llama: tuple[ModelSource, 
         open_ort(elsewhere)
 
 
-@pytest.mark.parametrize(("precision", "largest"), [("fp32", 1e-4), ("int8", 0.1)])
+@pytest.mark.parametrize(("precision", "largest"), [pytest.param("fp32", 1e-4, marks=long), ("int8", 0.1)])
 def test_a_model_tuned_on_pairs_places_texts(precision: str, largest: float, tmp_path: Path) -> None:
     import onnx
     import onnxruntime

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tests import tiny
 from tests.export.quantise import works
@@ -32,6 +33,36 @@ def test_without_any_input_nothing_is_scaled():
     s, alpha = best_scale([torch.ones(8, 16)], Moments(torch.zeros(16, 16), torch.zeros(16)), GRID)
     assert alpha == 0
     assert torch.equal(s, torch.ones(16))
+
+
+def test_heads_that_read_the_same_values_share_a_scale_that_is_no_worse_than_none():
+    """What is large in one of two heads and small in the other: the scale that serves each alone serves not both."""
+    made = torch.Generator().manual_seed(0)
+    for seed in range(4):
+        made.manual_seed(seed)
+        x = torch.randn(500, 64, generator=made)
+        x[:, :16:5] *= 30  # of the first of two heads of 16
+        weight = torch.randn(32, 64, generator=made)
+        weight[:, :16:5] *= 0.05
+        moments = Moments(x.t() @ x, x.abs().sum(0), 500)
+        s, _ = best_scale([weight], moments, GRID, (2, 16))
+        by_head = s.view(-1, 2, 16)
+        assert torch.equal(by_head[:, 0], by_head[:, 1])
+        plain = output_error(weight, rtn(weight, GRID).values(), moments.hessian)
+        assert output_error(weight, rtn(weight * s, GRID).values() / s, moments.hessian) <= plain
+
+
+def test_grouped_queries_take_a_scaling_of_their_values_whether_or_not_the_width_of_a_head_is_named():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    config = Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3)
+    assert getattr(config, "head_dim", None) is None
+    model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+    model.model.layers[0].self_attn.v_proj.weight[::5] *= 20
+    walk = begin(model, blocks_of(model), works.rows(8))
+    done = scale_block(walk, model, GRID, dict.fromkeys(walk.block.linears, 4), torch.float32)
+    into = {one.paths[0].rpartition(".")[2]: one.into for one in done}
+    assert into["o_proj"] == "model.layers.0.self_attn.v_proj"
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

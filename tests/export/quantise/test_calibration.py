@@ -1,11 +1,13 @@
 import pytest
 import torch
+from transformers import GPTNeoXJapaneseConfig, GPTNeoXJapaneseForCausalLM
 
 from tests import tiny
 from tests.export.quantise import works
 from tunesmith.export.quantise.calibration import begin, within
 from tunesmith.export.quantise.divergence import Reference
 from tunesmith.export.quantise.layers import blocks_of, fits, group_size, set_weight, weight_of
+from tunesmith.export.quantise.quantising import head_of, whole_layers
 from tunesmith.export.types import StepError
 
 
@@ -79,6 +81,14 @@ def test_heads_tied_or_not_are_never_cut():
         head = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())
         assert head not in paths
         assert all(fits(model.get_submodule(path)) for path in paths)
+
+
+def test_a_head_is_known_by_what_it_does_and_not_by_its_name():
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = GPTNeoXJapaneseForCausalLM(GPTNeoXJapaneseConfig(**sizes))
+    assert head_of(model) == "embed_out"
+    assert head_of(model) not in whole_layers(model, {})
+    assert head_of(tiny.build("llama")) == "lm_head"
 
 
 def test_groups_fit_every_layer():

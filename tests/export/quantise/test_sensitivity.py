@@ -10,7 +10,7 @@ from tunesmith.export.quantise.divergence import Reference
 from tunesmith.export.quantise.grid import Grid
 from tunesmith.export.quantise.layers import blocks_of, group_size
 from tunesmith.export.quantise.quantising import by_gptq
-from tunesmith.export.quantise.sensitivity import Sensitivity, _ladder, plan, plan_bits, split
+from tunesmith.export.quantise.sensitivity import Sensitivity, _first_true, _ladder, plan, plan_bits, split
 from tunesmith.export.types import StepError
 
 ROWS = works.rows(32)
@@ -76,6 +76,25 @@ def test_the_step_that_buys_most_per_byte_is_taken_first():
     assert all(sum(before) < sum(after) for before, after in pairwise(states))
 
 
+def test_of_steps_that_buy_the_same_the_shorter_is_taken():
+    same = Sensitivity(("a",), {4: 0.0, 8: 0.0, 16: 0.0}, {4: 10, 8: 20, 16: 40})
+    assert _ladder([same], (4, 8, 16)) == [(4,), (8,), (16,)]
+
+
+@pytest.mark.parametrize("likely", [0, 7, 12, 20, 39])
+@pytest.mark.parametrize("needed", [0, 3, 13, 20, 38, 39])
+def test_the_first_place_within_the_bound_is_found_with_few_measurements(likely, needed):
+    asked: list[int] = []
+
+    def measure(place: int) -> float:
+        asked.append(place)
+        return 0.0 if place >= needed else 1.0
+
+    place, value = _first_true(measure, likely, 39, 0.5)
+    assert (place, value) == (max(likely, needed), 0.0)
+    assert len(asked) == len(set(asked)) <= 11
+
+
 def test_rows_that_are_measured_on_are_not_fitted_to():
     fitted, measured = split(ROWS)
     assert len(fitted) + len(measured) == len(ROWS)
@@ -105,6 +124,7 @@ def test_a_writer_that_is_given_a_bound_makes_the_plan(tmp_path):
     base = works.base(tmp_path / "base", "llama")
     done = works.write(works.Whole(base), tmp_path / "out", "gptq", "int4", ROWS, mixed=0.02)
     assert done.facts["plan"]["divergence"] <= 0.02
+    assert done.facts["calibration_kl"] == done.facts["plan"]["divergence"], "what was planned is what was written"
     assert done.facts["layers"] == done.facts["plan"]["layers"]
     assert len(done.facts["layers"]) > 1
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.export.quantise import works
+from tunesmith.errors import EngineError
 from tunesmith.export.types import StepError
 from tunesmith.inference.artifacts import open_artifact
 
 ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 IDS = works.rows(1, 9)[0]
+TORCHAO = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_fp8_holds_what_a_scale_for_each_output_says(bases, tmp_path, family):
     assert weights_only < whole < 0.05  # with the layers' inputs in float8, too
 
 
-@pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+@TORCHAO
 def test_torchao_is_opened_by_plain_transformers(bases, tmp_path):
     base = bases("llama")
     done = works.write(works.Whole(base), tmp_path / "out", "torchao", "int8")
@@ -90,6 +93,7 @@ def test_torchao_is_opened_by_plain_transformers(bases, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == works.TEMPLATE
 
 
+@TORCHAO
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
 def test_torchao_has_no_four_bits_for_a_cpu(bases, tmp_path):
     with pytest.raises(StepError, match="GPUs only") as told:
@@ -97,11 +101,20 @@ def test_torchao_has_no_four_bits_for_a_cpu(bases, tmp_path):
     assert "gptq" in told.value.instead
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("awq", "int4"), ("fp8", "fp8"), ("torchao", "int8")])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("awq", "int4"), ("fp8", "fp8"), pytest.param("torchao", "int8", marks=TORCHAO)]
+)
 def test_formats_that_know_linear_layers_only_say_so(bases, tmp_path, kind, precision):
     with pytest.raises(StepError, match="Conv1D") as told:
         works.write(works.Whole(bases("gpt2")), tmp_path / "out", kind, precision, works.rows())
     assert "gptq" in told.value.instead
+
+
+def test_without_torchao_that_is_said_first(bases, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(EngineError, match="torchao is not installed") as told:
+        works.write(works.Whole(bases("llama")), tmp_path / "out", "torchao", "int8")
+    assert "tunesmith[quantise]" in str(told.value.fix)
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 import shutil
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,9 @@ pytest.importorskip("onnxruntime")
 from tests.inference.serving.made_onnx import CONTEXT, VOCABULARY, engine_alone, save_onnx
 from tunesmith.data.types import Message
 from tunesmith.errors import EngineError, VerificationError
+from tunesmith.inference import genai_config
 from tunesmith.inference.ort_engine import open_graph
+from tunesmith.inference.serving import ort_runner
 from tunesmith.inference.serving.onnx_serving import OnnxLimits, OnnxServing
 from tunesmith.inference.serving.ort_runner import BatchRunner, GrowingRunner, best_ort_runner, kept_of
 from tunesmith.inference.serving.runner import Part
@@ -35,7 +39,7 @@ from tunesmith.inference.serving.types import (
     Usage,
     answer_text,
 )
-from tunesmith.models.artifact import Artifact
+from tunesmith.models.artifact import Artifact, hash_files, write_artifact
 from tunesmith.tasks.types import AnswerForm
 
 GREEDY = Decoding(temperature=0.0)
@@ -254,6 +258,33 @@ def test_an_adapter_that_is_none_and_files_that_are_others_are_told(artifact: Ar
         answered([ask(moved, "hello")])
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({}, "no adapter 'formal'"),
+        ([1], "cannot be read"),
+        ({"formal": 3}, "cannot be read"),
+        ({"formal": "nowhere"}, "cannot be read"),
+        ({"formal": "model.onnx"}, "cannot be read"),
+        ({"formal": "/etc/hostname"}, "outside its folder"),
+        ({"formal": "../good/adapters/formal.onnx_adapter"}, "outside its folder"),
+    ],
+)
+def test_a_list_of_adapters_that_is_none_or_leads_elsewhere_is_refused(
+    artifact: Artifact, tmp_path: Path, said: Any, told: str
+) -> None:
+    shutil.copytree(artifact.folder, tmp_path / "good")
+    shutil.copytree(artifact.folder, tmp_path / "bad")
+    (tmp_path / "bad" / genai_config.ADAPTERS).write_text(json.dumps(said))
+    files, size = hash_files(tmp_path / "bad")
+    bad = replace(artifact, folder=tmp_path / "bad", files=files, bytes=size)
+    write_artifact(bad)
+    with pytest.raises(EngineError, match=told):
+        answered([ask(bad, "hello", "formal")])
+    ((pieces, _),) = answered([ask(bad, "hello")])
+    assert answer_text(pieces), "the base is not touched by it"
+
+
 def test_an_export_made_anew_is_opened_anew(tmp_path: Path) -> None:
     async def work(engine: OnnxServing) -> list[str]:
         first = save_onnx(tmp_path / "one", seed=0)
@@ -288,6 +319,27 @@ def test_adapters_that_are_too_many_make_way_and_come_back(tmp_path: Path) -> No
     found, state = serve(work, OnnxLimits(adapters=2, memory=1 << 28))
     assert found[:4] == found[4:] and len(set(found)) == 4
     assert state["adapters_resident"] == 2
+
+
+def test_an_adapter_that_is_asked_stays_and_nothing_is_kept_of_one_that_left(tmp_path: Path) -> None:
+    many = save_onnx(tmp_path / "many", {f"a{i}": i for i in range(3)})
+    unending = Decoding(temperature=0.0, logit_bias={256: -100.0})
+    text = "a prompt that is long enough to be kept for others"
+
+    async def work(engine: OnnxServing) -> Any:
+        stream = cast(AsyncGenerator[Any, None], engine.submit(ask(many, text, "a0", 150, decoding=unending)))
+        await anext(stream)
+        resident = engine._residents[str(many.folder)]
+        for name in ("a1", "a2", "a1"):
+            await told(engine, ask(many, text, name))
+        assert "a0" in resident._adapters, "it is being asked"
+        await stream.aclose()
+        await told(engine, ask(many, text, "a2"))
+        while len(resident.loop._beginnings) != 1:
+            await told(engine, ask(many, text, "a2"))
+        return list(resident._adapters), [one.name for one in resident.loop._beginnings._ordered]
+
+    assert serve(work, OnnxLimits(adapters=1, memory=1 << 28)) == (["a2"], ["a2"])
 
 
 # Rows that join, leave and are kept, at random.
@@ -331,6 +383,29 @@ def test_rows_in_a_batch_are_rows_alone_whoever_joins_and_leaves(artifact: Artif
     for one, other in kept:  # what was kept is untouched by all that came after
         for past, array in zip(one.past, other.arrays, strict=True):
             assert np.abs(past.numpy()[0, :, : one.length] - array[0, :, : one.length]).max() < 1e-5
+
+
+def test_a_graph_that_takes_another_rows_memory_is_run_row_by_row(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its logits are nearly flat, so that no probability tells much; their rounding is no reason."""
+    session, graph = open_graph(artifact)
+    usual = ort_runner._tried
+    for scale in (1.0, 1e-5):
+        monkeypatch.setattr(ort_runner, "_tried", lambda *asked, scale=scale: scale * usual(*asked) + 3.0)
+        assert isinstance(best_ort_runner(session, graph), BatchRunner)
+        with monkeypatch.context() as broken:
+            broken.setattr(
+                ort_runner._Batch, "put", lambda self, memory, slot: self.members.append(weakref.ref(memory))
+            )
+            assert isinstance(best_ort_runner(session, graph), GrowingRunner)
+    noise = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(
+        ort_runner,
+        "_tried",
+        lambda *asked: (t := usual(*asked)) + 0.01 * t.std() * torch.randn(t.shape, generator=noise),
+    )
+    assert isinstance(best_ort_runner(session, graph), BatchRunner)
 
 
 # A pack of real adapters, written by the exporter and asked beside GenAI's own runtime.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,9 @@ from tunesmith.recipe import load_recipe
 from tunesmith.runs import RunFolder, read_events
 
 MERGED, ADAPTER = Target("merged", "own"), Target("adapter", "own")
+long = pytest.mark.skipif(
+    os.environ.get("TUNESMITH_LONG") != "1", reason="TUNESMITH_LONG=1 measures and packs for real"
+)
 CHECKS = ["logits", "tuning kept", "template", "answers", "task", "stops"]
 
 
@@ -81,7 +85,7 @@ def test_an_export_that_was_moved_is_opened_again(tuned):
     assert speed.first_token == pytest.approx(speed.prompt_tokens / speed.prefill) and speed.peak_memory is None
 
 
-@pytest.mark.slow
+@long
 def test_speed_and_memory_in_a_process_of_its_own(tuned):
     exported = export_run(tuned, MERGED, measure=True)
     speed = Speed(**exported.artifact.facts["speed"])
@@ -100,6 +104,35 @@ def test_a_path_that_exists_is_refused_before_anything_is_done(tuned, tmp_path):
     with pytest.raises(RecipeError, match="no precision 'int3'"):
         export_run(tuned, Target("gguf", "int3"))
     assert list((tmp_path / "there").iterdir()) == [] and not (tuned.path / "export").exists()
+
+
+def test_nothing_that_belongs_to_others_is_written_over(tuned, tmp_path, monkeypatch):
+    (tmp_path / "mine.failed").mkdir()
+    (tmp_path / "mine.failed" / "notes").write_text("theirs")
+    with pytest.raises(RecipeError, match="if it fails"):
+        export_run(tuned, MERGED, out=tmp_path / "mine")
+    assert (tmp_path / "mine.failed" / "notes").read_text() == "theirs"
+
+    def write(work: Any) -> Any:
+        (tmp_path / "late").mkdir()
+        (tmp_path / "late" / "notes").write_text("theirs")
+        return writers.writer_of("merged")(work)
+
+    monkeypatch.setattr(flow, "writer_of", lambda kind: write)
+    with pytest.raises(ResourceError, match="written there meanwhile"):
+        export_run(tuned, MERGED, out=tmp_path / "late")
+    assert [path.name for path in (tmp_path / "late").iterdir()] == ["notes"]
+    assert export_lines(tuned) == () and nothing_left(tmp_path)  # the run knows only of exports that have a name
+
+
+def test_room_is_asked_for_all_exports_together(tuned):
+    source = open_source(tuned, load_recipe(tuned.recipe_file))
+    one, two = (space.needed_bytes(source, targets) for targets in ([MERGED], [MERGED, Target("merged", "fp32")]))
+    plain, onnx = (
+        space.needed_bytes(source, [Target("merged", "fp32"), *more]) for more in ([], [Target("onnx", "int8")])
+    )
+    assert two > one and onnx > plain
+    assert space.needed_bytes(source, [MERGED], 3) > one
 
 
 def test_a_disk_that_is_too_small_is_told_first(tuned, monkeypatch):
@@ -197,7 +230,7 @@ def test_a_model_without_a_run(base, tmp_path):
     assert plain.verification.check("tuning kept").status == "not possible" and plain.verification.passed
 
 
-@pytest.mark.slow
+@long
 def test_a_pack_proves_each_adapter_by_itself(tmp_path):
     pytest.importorskip("onnxruntime_genai")
     pytest.importorskip("onnx_ir")

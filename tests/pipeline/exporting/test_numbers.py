@@ -19,7 +19,8 @@ def against(exported: list[FloatArray], base: list[FloatArray] | None = BASE, re
 
 def test_the_same_is_the_same():
     found = against(TUNED)
-    assert found == Parity(0.0, 0.0, 0.0, 1.0, pytest.approx(1.0), True)
+    width = TUNED[0].shape[1]
+    assert found == Parity(0.0, 0.0, 0.0, 1.0, pytest.approx(1.0), True, width=width, narrower=False)
 
 
 def test_only_differences_between_probabilities_count_for_kl_and_for_what_was_kept():
@@ -52,7 +53,12 @@ def test_kl_is_that_of_the_textbook_over_real_rows_only():
 
 def test_wider_logits_are_cut_to_the_tokens_that_both_have():
     padded = [np.pad(one, ((0, 0), (0, 24))) for one in TUNED]
-    assert against(padded).error == 0
+    assert against(padded).error == 0 and not against(padded).narrower
+
+
+def test_tokens_without_logits_are_told():
+    found = against([one[:, :-3] for one in TUNED])
+    assert found.narrower and found.width == TUNED[0].shape[1] - 3
 
 
 def test_what_is_no_number_is_told_and_nothing_tuned_is_no_share():

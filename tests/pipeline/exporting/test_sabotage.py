@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import VerificationError
 from tunesmith.models.artifact import Target, read_artifact
-from tunesmith.pipeline.exporting.flow import VERIFICATION, export_run
-from tunesmith.pipeline.exporting.types import Verification
+from tunesmith.pipeline.exporting.flow import export_run
+from tunesmith.pipeline.exporting.types import VERIFICATION, Verification
 from tunesmith.runs import RunFolder, read_events
 
 TEMPLATE = "chat_template.jinja"

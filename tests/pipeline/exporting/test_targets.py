@@ -25,6 +25,8 @@ def test_kinds_bits_precisions_and_runtimes():
     assert one("gguf", bits=4) == "gguf-q4_0" and one("gguf", precision="q4_k_m") == "gguf-q4_k_m"
     assert one(runtime="ollama") == "gguf-q8_0" and one(runtime="ollama", bits=4) == "gguf-q4_0"
     assert one(runtime="vllm") == "adapter" and one("merged", runtime="vllm") == "merged"
+    assert one(runtime="vllm", bits=4) == "awq-int4" and one(runtime="vllm", bits=8) == "gptq-int8"
+    assert one(runtime="vllm", precision="bf16") == "merged-bf16"
     assert one(runtime="ort-genai") == "onnx-int4" and one(runtime="openvino") == "openvino-int8"
     assert [str(t) for t in choose_targets(["onnx", "gguf"], bits=8)] == ["onnx-int8", "gguf-q8_0"]
     assert choose_targets(["onnx"], device="directml")[0] == Target("onnx", "int4", "directml")
@@ -72,3 +74,6 @@ def test_every_kind_and_precision_is_known_everywhere():
     assert {kind for runtime in RUNTIMES.values() for kind in runtime.kinds} <= set(KINDS)
     assert bounds_of(Target("merged", "own"), ["torch.bfloat16"]) is HALF
     assert bounds_of(Target("merged", "own"), ["float32"]) is bounds_of(Target("adapter", "own"), ["bfloat16"]) is FULL
+    gguf = {precision: Target("gguf", precision) for precision in ("f32", "q8_0")}
+    assert bounds_of(gguf["f32"], [], half_activations=True) is HALF and bounds_of(gguf["f32"], []) is FULL
+    assert bounds_of(gguf["q8_0"], [], half_activations=True) is bounds_of(gguf["q8_0"], [])

@@ -13,15 +13,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import byte_tokenizer, save_base
-from tunesmith.errors import RecipeError, VerificationError
+from tunesmith.errors import EngineError, RecipeError, VerificationError
 from tunesmith.export.types import StepError
 from tunesmith.models.artifact import Artifact, Target, hash_files, read_artifact, write_artifact
 from tunesmith.pipeline.olive.adapter_files import carry_out_files, plan_convert, plan_extract
+from tunesmith.pipeline.olive.config import plan_run
 from tunesmith.pipeline.olive.exports import NO_EFFECT, REFUSED, plan_export
 from tunesmith.pipeline.olive.foundry import add_foundry, foundry_model
 from tunesmith.pipeline.olive.packs import plan_pack
 from tunesmith.pipeline.olive.project import Project
 from tunesmith.pipeline.olive.trial import write_small
+from tunesmith.pipeline.workflow.steps import target_of
 from tunesmith.recipe import InvalidRecipeError, parse_recipe
 
 
@@ -65,8 +67,10 @@ def wrong(command: Any, base: Path, **flags: Any) -> dict[str, str]:
         ("auto-opt", {"use_ort_genai": "true", "device": "gpu"}, "onnx-fp16"),
         ("auto-opt", {"use_model_builder": "true", "precision": "uint4"}, "onnx-int4"),
         ("capture-onnx-graph", {"use_model_builder": "true", "precision": "fp16"}, "onnx-fp16"),
-        ("quantize", {}, "torchao-int8"),
+        ("quantize", {"algorithm": "kquant"}, "onnx-int4"),
         ("quantize", {"algorithm": "gptq"}, "gptq-int4"),
+        ("auto-opt", {"use_ort_genai": "False"}, "onnx-plain-fp32"),
+        ("auto-opt", {"device": "gpu", "provider": "CUDAExecutionProvider"}, "onnx-fp16"),
         ("quantize", {"algorithm": "awq", "precision": "int4"}, "awq-int4"),
     ],
 )
@@ -76,7 +80,62 @@ def test_flags_as_targets(base, command, flags, expected) -> None:
 
 def test_devices(base) -> None:
     assert planned("optimize", base, provider="DmlExecutionProvider").device == "directml"
+    assert planned("optimize", base, device="gpu", provider="DmlExecutionProvider").device == "directml"
     assert planned("optimize", base, device="npu", provider="QNNExecutionProvider").device == "npu"
+    assert planned("optimize", base, device="gpu", provider="OpenVINOExecutionProvider").device == "cpu"
+    assert "awq is not made for npu" in wrong("quantize", base, algorithm="awq", device="npu")["--device"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "flags", "expected"),
+    [
+        (True, {}, "torchao-int8"),
+        (False, {}, "gptq-int8"),
+        (False, {"algorithm": "rtn", "precision": "int4"}, "gptq-int4"),
+        (True, {"precision": "int4"}, "gptq-int4"),  # torchao has none for CPUs
+        (True, {"precision": "int4", "device": "gpu"}, "torchao-int4"),
+    ],
+)
+def test_rounded_weights_are_kept_where_they_can_be_written(base, monkeypatch, installed, flags, expected) -> None:
+    """Without torchao, and where it has no kernel, in GPTQ's format, which is said; of a pass as of the command."""
+    monkeypatch.setattr("tunesmith.pipeline.olive.rounding.find_spec", lambda name: installed or None)
+    plan = plan_export("quantize", {"model_name_or_path": str(base), **flags}, Project())
+    assert str(plan.target) == expected
+    assert bool(plan.notes) == expected.startswith("gptq")
+    assert all("torchao" in note and "GPTQ's format" in note for note in plan.notes)
+
+
+def test_calibration_rows_that_change_nothing_are_named(base, tmp_path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": "one"}\n')
+    (tmp_path / "b.jsonl").write_text('{"a": "two"}\n')
+    files = f"{tmp_path}/a.jsonl,{tmp_path}/b.jsonl"
+    flags = {"model_name_or_path": str(base), "text_template": "{a}", "max_samples": "3"}
+    plan = plan_export("quantize", {**flags, "algorithm": "gptq", "data_files": files}, Project())
+    assert plan.data == tuple(files.split(",")) and plan.notes == ()
+    for more in ({"algorithm": "gptq"}, {"algorithm": "kquant", "data_files": files}):
+        notes = " ".join(plan_export("quantize", {**flags, **more}, Project()).notes)
+        assert "--text_template: changes nothing" in notes and "--max_samples: changes nothing" in notes
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        *[("optimize", {"precision": p}) for p in ("fp32", "fp16", "int8", "int4")],
+        *[("auto-opt", {"precision": p}) for p in ("fp32", "int8")],
+        *[("optimize", {"provider": "OpenVINOExecutionProvider", "precision": p}) for p in ("fp32", "fp16", "int8")],
+        *[("optimize", {"provider": p}) for p in ("CUDAExecutionProvider", "DmlExecutionProvider")],
+        ("optimize", {"device": "npu"}), ("auto-opt", {"device": "npu", "provider": "OpenVINOExecutionProvider"}),
+        *[("quantize", {"algorithm": a}) for a in ("rtn", "gptq", "awq", "kquant")],
+        ("quantize", {"algorithm": "gptq", "precision": "int8", "device": "gpu"}),
+    ],
+)  # fmt: skip
+def test_the_saved_configuration_means_the_same_export(base, tmp_path, command, flags) -> None:
+    plan = plan_export(command, {"model_name_or_path": str(base), **flags}, Project())
+    (tmp_path / "config.json").write_text(json.dumps(plan.config()))
+    again = plan_run([tmp_path / "config.json"], Project())
+    assert again.workflow is not None
+    step = next(step for step in again.workflow.steps if step.kind != "measure")
+    assert target_of(step.kind, step.settings) == plan.target
 
 
 def test_everything_that_is_wrong_with_an_export_at_once(base) -> None:
@@ -129,6 +188,10 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path, base) -> None:
     assert find_subject(None, str(tmp_path / "out/run/adapter"), Project()).run is not None
     with pytest.raises(VerificationError, match="other weights"):
         find_subject(str(base), str(tmp_path / "out/run/adapter"), Project())
+    with pytest.raises(VerificationError, match="other weights"):
+        find_subject("embedded:base", str(tmp_path / "out/run/adapter"), Project())
+    with pytest.raises(VerificationError, match="other weights"):
+        plan_pack({"base_model_path": str(base), "adapter_paths": str(tmp_path / "out/run/adapter")}, Project())
 
 
 def test_a_pack_names_what_is_wrong_with_it(base, adapter, tmp_path) -> None:
@@ -193,6 +256,38 @@ def _inside(plan: Any, model: Path) -> Any:
     return plan
 
 
+def test_a_peft_folder_is_extracted_on_the_base_that_it_names(base, adapter, tmp_path) -> None:
+    given = json.loads((adapter / "adapter_config.json").read_text())
+    assert given["base_model_name_or_path"] == str(base)
+    flags = {"model_name_or_path": str(adapter), "format": "npz", "output_path": str(tmp_path / "out")}
+    (path,) = carry_out_files(plan_extract(flags, Project()), lambda line: None)
+    assert path == tmp_path / "out/one.npz" and len(np.load(path).files) == 8
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"base_model_name_or_path": 3}', "\udcff"])
+def test_a_broken_adapter_is_an_error_for_people(tmp_path, text) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InvalidRecipeError, match="this is no adapter"):
+        plan_convert({"adapter_path": str(tmp_path), "output_path": "x"}, Project())
+    with pytest.raises(InvalidRecipeError, match="this is no adapter"):
+        plan_extract({"model_name_or_path": str(tmp_path), "format": "npz"}, Project())
+
+
+def test_a_damaged_model_has_no_adapters_to_extract(base, tmp_path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"abc")
+    flags = {"model_name_or_path": str(tmp_path), "format": "npz", "output_path": str(tmp_path / "out")}
+    with pytest.raises(InvalidRecipeError, match="cannot be read"):
+        plan_extract(flags, Project())
+    save_file({"q.lora_A.x.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"x_lora": {"alpha": 1}}')
+    with pytest.raises(EngineError, match="every pair"):
+        carry_out_files(plan_extract(flags, Project()), lambda line: None)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(EngineError, match="no model's configuration"):
+        carry_out_files(plan_extract(flags, Project()), lambda line: None)
+
+
 def test_a_model_without_adapters_has_none_to_extract(base, tmp_path) -> None:
     with pytest.raises(InvalidRecipeError, match="there is no adapter"):
         plan_extract({"model_name_or_path": str(base), "format": "safetensors"}, Project())
@@ -250,6 +345,9 @@ def test_a_small_model_of_the_same_kind(tmp_path) -> None:
     config = json.loads((tmp_path / "small/config.json").read_text())
     assert config["model_type"] == "gemma3_text" and config["num_hidden_layers"] == 2
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    other = save_base(tmp_path / "other", "llama")
+    write_small(other, tmp_path / "small", False)  # another model's does not stay
+    assert json.loads((tmp_path / "small/config.json").read_text())["model_type"] == "llama"
     assert not torch.equal(
         model.get_input_embeddings().weight, load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     )

@@ -169,8 +169,12 @@ def test_remote_code_needs_the_command_line(here) -> None:
     with pytest.raises(RecipeError, match="trust_remote_code is on in the file"):
         finetune()
     assert finetune(trust_remote_code="true").recipe.base.trust_remote_code
-    (here / "aliases.yaml").write_text("finetune: {trust_remote_code: true}\n")
-    assert not finetune().recipe.base.trust_remote_code
+    for text in ("finetune: {trust_remote_code: true}", "tasks: {t: {trust_remote_code: true}}"):
+        (here / "aliases.yaml").write_text(f"{text}\n")
+        assert not finetune().recipe.base.trust_remote_code
+        with pytest.raises(RecipeError, match="cannot be switched on by a file"):
+            load_project().refuse_remote_code()  # which every command does first
+    assert finetune(text_template="{a} {b}", use_chat_template="false").recipe.data.template == "{a} {b}"
 
 
 def test_the_alias_file_says_what_is_wrong_with_it(here) -> None:
@@ -292,6 +296,90 @@ def test_fragments_change_what_stands_before_them(here) -> None:
     recipe = plan_run([config(here), fragment], Project()).recipe
     assert recipe is not None
     assert (recipe.method.rank, recipe.method.dropout, recipe.train.seed) == (8, 0.1, 3)
+
+
+def test_a_fragment_counts_however_deep_its_options_stand(here) -> None:
+    """Flat over nested, nested over flat, and `model` over `input_model`: what stands later holds."""
+    fragment = here / "fragment.yaml"
+    nested = {"lora": {"type": "LoRA", "config": {"r": 8}}}
+    for passes, text in ((nested, "{type: LoRA, r: 4}"), ({}, "{type: LoRA, config: {r: 4}}")):
+        fragment.write_text(
+            f"passes: {{lora: {text}}}\nmodel: {{type: PyTorchModel, config: {{task: text-generation}}}}\n"
+        )
+        recipe = plan_run([config(here, **({"passes": passes} if passes else {})), fragment], Project()).recipe
+        assert recipe is not None and recipe.method.rank == 4 and recipe.base.model == "embedded:base"
+    both = config(here, model={"type": "HfModel", "model_path": "embedded:base"})
+    with pytest.raises(InvalidRecipeError, match="stands beside input_model"):
+        plan_run([both], Project())
+
+
+def test_json_is_read_by_its_own_rules(here) -> None:
+    """Tabs, characters in pairs of surrogates; a key that is there twice is an error."""
+    path = config(here)
+    text = json.dumps(json.loads(path.read_text()), indent="\t").replace("{a}\\n{b}", "{a} \\ud83d\\ude00 {b}")
+    path.write_text(text)
+    recipe = plan_run([path], Project()).recipe
+    assert recipe is not None and recipe.data.template == "{a} \U0001f600 {b}"
+    for wrong, said in (('{"a": 1, "a": 2}', "'a' is there twice"), ('{\n"a" 1}', "config.json:2")):
+        path.write_text(wrong)
+        with pytest.raises(RecipeError, match=said):
+            plan_run([path], Project())
+
+
+def test_the_target_system_says_for_which_device_exports_are(here) -> None:
+    accelerator = {"device": "gpu", "execution_providers": ["DmlExecutionProvider"]}
+    systems = {"local": {"type": "LocalSystem", "accelerators": [accelerator]}}
+    passes = {"graph": {"type": "ModelBuilder", "precision": "int4"}}
+    plan = plan_run([config(here, passes=passes, systems=systems, target="local")], Project())
+    assert plan.workflow is not None and plan.workflow.steps[0].settings["device"] == "directml"
+    passes = {"graph": {"type": "OpenVINOConversion"}}
+    with pytest.raises(InvalidRecipeError, match="openvino is not made for directml"):
+        plan_run([config(here, passes=passes, systems=systems, target="local")], Project())
+    with pytest.raises(InvalidRecipeError, match="there is no system 'other'"):
+        plan_run([config(here, systems=systems, target="other")], Project())
+
+
+def test_what_no_pass_uses_is_told(here) -> None:
+    """Exports alone have no recipe: settings of a training are named, and --set is refused."""
+    graph = {"graph": {"type": "ModelBuilder"}}
+    space = {"learning_rate": {"type": "float", "low": 1e-5, "high": 1e-3}}
+    path = config(here, passes=graph, search_space=space, training_config={"seed": 3})
+    notes = " ".join(plan_run([path], Project()).notes)
+    assert "search_space: changes nothing" in notes and "training_config.seed: changes nothing" in notes
+    with pytest.raises(InvalidRecipeError, match="--set: no pass tunes"):
+        plan_run([path], Project(), ["train.seed=1"])
+    searched = config(here, passes={"lora": {"type": "LoRA", "r": "SEARCHABLE_VALUES"}})
+    assert "passes.lora.r: changes nothing" in " ".join(plan_run([searched], Project()).notes)
+
+
+def test_files_by_split_in_a_configuration(here) -> None:
+    load = {"data_name": "json", "data_files": {"validation": "none.jsonl", "train": "rows.jsonl"}, "split": "train"}
+    sets = [{"name": "rows", "type": "HuggingfaceContainer", "load_dataset_config": load,
+             "pre_process_data_config": {"text_template": "{a} {b}"}}]  # fmt: skip
+    recipe = plan_run([config(here, data_configs=sets)], Project()).recipe
+    assert recipe is not None and recipe.data.train == str(here / "rows.jsonl")
+    load["split"] = "dev"
+    with pytest.raises(InvalidRecipeError, match="no files for the split 'dev'"):
+        plan_run([config(here, data_configs=sets)], Project())
+
+
+def test_few_rows_are_all_learnt(here) -> None:
+    """The two rows that the chapter prints are enough for a training."""
+    lines = (here / "rows.jsonl").read_text().splitlines()
+    (here / "few.jsonl").write_text("\n".join(lines[:9]))
+    plan = finetune(data_name="few.jsonl")
+    assert (plan.recipe.data.split.validation, plan.recipe.data.split.test, plan.through) == (0, 0, "train")
+    assert any("9 rows are too few to keep some back" in note for note in plan.notes)
+    (here / "few.jsonl").write_text("\n".join(lines[:10]))
+    assert finetune(data_name="few.jsonl").recipe.data.split.test > 0
+
+
+def test_a_plan_that_only_shows_writes_nothing(here) -> None:
+    before = sorted(here.rglob("*"))
+    given = {"model_name_or_path": "embedded:base", "data_name": "rows.jsonl", "text_template": "{a}\n{b}",
+             "train_split": "train[:5]", "output_path": "out"}  # fmt: skip
+    plan = plan_finetune(given, Project(), writes=False)
+    assert plan.recipe.data.train == str(here / "out/rows/train.jsonl") and sorted(here.rglob("*")) == before
 
 
 def test_code_in_a_configuration_is_not_run(here) -> None:

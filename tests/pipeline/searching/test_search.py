@@ -11,9 +11,12 @@ import pytest
 from tests.pipeline.conftest import edit, tone_rows, write_csv
 from tests.pipeline.test_pairs import TRAIN as PAIRS
 from tests.pipeline.test_pairs import write_pairs
-from tunesmith.errors import DataError, RecipeError
+from tunesmith.cli.search import _print
+from tunesmith.errors import DataError, RecipeError, ResourceError
 from tunesmith.pipeline.searching.flow import Found, search_recipe
 from tunesmith.recipe import Recipe, load_recipe, parse_recipe
+from tunesmith.runs import RunFolder
+from tunesmith.runs.lock import locked
 
 VALUES = "values: [2, 4, 8]"
 
@@ -65,6 +68,11 @@ def test_the_best_of_the_trials_goes_on_to_the_verdict_without_training_again(se
     more = tunesmith("search", "recipe.yaml", "--out", "found", "--set", "search.trials=4", "--json")
     assert more.code == 2
     assert "was run here already" in more.error["what"]
+    page_before = (folder / "search.html").read_text()
+    fewer = tunesmith("search", "recipe.yaml", "--out", "found", "--set", "search.trials=1", "--json")
+    assert fewer.code == 2
+    assert "a search of 1 may choose another" in fewer.error["what"]
+    assert (folder / "search.html").read_text() == page_before
 
 
 def test_no_test_row_is_answered_before_the_choice(searching) -> None:
@@ -94,14 +102,21 @@ def test_an_interrupted_search_goes_on_with_the_trial_it_was_in(searching) -> No
         search(searching, out="cut", listener=interrupt)
     first = searching / "cut/trials/001/adapter/adapter_model.safetensors"
     before = first.stat().st_mtime_ns
-    assert told(search(searching, out="cut")) == told(whole)
+    said: list[str] = []
+    again = search(searching, out="cut", listener=lambda event: said.append(str(event.get("text"))))
+    assert told(again) == told(whole)
+    ranked = [
+        sorted(whole.trials.trials[:n], key=lambda t: (-(t.score or 0), t.tie, t.number))[0].number for n in (2, 3)
+    ]
+    marked = [any(line.startswith(f"trial {n}: ") and "best so far" in line for line in said) for n in (2, 3)]
+    assert marked == [ranked[0] == 2, ranked[1] == 3], "the trials before the interruption count"
     assert first.stat().st_mtime_ns == before
     more = search(searching, "search.trials=4", out="cut")
     assert told(more)[:3] == told(whole)
     assert len(more.trials.trials) == 4
 
 
-def test_a_failed_trial_is_kept_with_its_error_and_the_search_goes_on(searching) -> None:
+def test_a_failed_trial_is_kept_with_its_error_and_the_search_goes_on(searching, capsys) -> None:
     edit(
         searching,
         "method.rank: {type: choice, " + VALUES,
@@ -118,6 +133,8 @@ def test_a_failed_trial_is_kept_with_its_error_and_the_search_goes_on(searching)
     assert "nowhere" in str(failed.error)
     assert found.best.values == {"method.target_modules": ["q_proj"]}
     assert "failed" in (found.folder / "search.html").read_text()
+    _print(found)
+    assert "['q_proj']" in capsys.readouterr().out
 
 
 def test_where_every_trial_fails_the_command_does(searching, tunesmith) -> None:
@@ -161,6 +178,14 @@ def test_ctrl_c_says_how_the_search_goes_on(searching, tunesmith, monkeypatch) -
     assert f"the same command continues it: {searching / 'found'}" in said.err
 
 
+def test_two_searches_in_one_folder_are_refused(searching) -> None:
+    trials = RunFolder.create_at(searching / "found").path / "trials"
+    trials.mkdir()
+    with locked(trials / ".lock"), pytest.raises(ResourceError, match="another process"):
+        search(searching)
+    assert not (searching / "found/trials.jsonl").exists()
+
+
 def test_the_data_is_looked_at_before_any_trial(searching) -> None:
     with pytest.raises(DataError, match="no validation rows"):
         search(searching, "data.split.validation=0")
@@ -168,7 +193,10 @@ def test_the_data_is_looked_at_before_any_trial(searching) -> None:
         search(searching, "train.evaluations=0")
     with pytest.raises(DataError):
         search(searching, "data.train=missing.csv")
-    assert not list(searching.rglob("trials"))
+    edit(searching, "    train.learning_rate: {type: float, low: 1e-4, high: 1e-2, log: true}\n", "")
+    with pytest.raises(RecipeError, match="4 trials of 3 combinations"):
+        search(searching, "search.sampler=sequential", "search.trials=4")
+    assert not (searching / "found").exists()
 
 
 def test_a_run_refuses_a_recipe_that_searches_and_names_the_command(searching, tunesmith) -> None:

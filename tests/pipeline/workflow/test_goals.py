@@ -19,6 +19,8 @@ def test_thresholds_hold_at_their_value() -> None:
 
 def test_what_was_not_measured_is_missed() -> None:
     assert unmet([Goal("accuracy", "at-least", 0)], {}, {}) == ("accuracy was not measured",)
+    (said,) = unmet([Goal("acuracy", "at-least", 0)], {"accuracy": 1.0, "macro_f1": 1.0}, {})
+    assert said == "acuracy was not measured; accuracy, macro_f1 were"
     (said,) = unmet([Goal("accuracy", "max-degradation", 0.1)], {"accuracy": 1.0}, {})
     assert "not measured before" in said
 

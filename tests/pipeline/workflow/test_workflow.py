@@ -93,6 +93,37 @@ def test_another_setting_does_only_the_steps_that_depend_on_it(recipe, out) -> N
     assert cached(run_workflow(other, out)) == {"tune": True, "merge": False}
 
 
+def test_a_search_whose_time_was_over_does_nothing_when_run_again(recipe, out) -> None:
+    workflow = replace(chain(recipe, SIZE, space=RATES), search=SearchPlan("sequential", max_seconds=1e-6))
+    first = run_workflow(workflow, out)
+    assert len(first.outcomes) == 1, "the first trial's time is over the limit"
+    again = run_workflow(workflow, out)
+    assert [cached(again)[name] for name in ("tune", "size")] == [True, True]
+    assert len(again.outcomes) == 1
+    trials = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    kept = [Path(str(record.folder)).parent / "step.json" for record in again.outcomes[0].steps]
+    assert trials[-1]["seconds"] == pytest.approx(sum(json.loads(path.read_text())["seconds"] for path in kept))
+
+
+@pytest.mark.parametrize(
+    "broken", ["{", "{}", '{"key": "KEY", "files": {}}', '{"key": "KEY", "files": {}, "result": 1}']
+)
+def test_a_record_that_cannot_be_read_is_made_anew(tmp_path, broken) -> None:
+    done: list[Path] = []
+
+    def work(product: Path) -> dict[str, Any]:
+        done.append(product)
+        product.mkdir(exist_ok=True)
+        return {"measures": {}}
+
+    cache.once(tmp_path, "step", "k" * 64, work)
+    record = tmp_path / f"step-{'k' * 16}" / "step.json"
+    record.write_text(broken.replace("KEY", "k" * 64))
+    assert cache.once(tmp_path, "step", "k" * 64, work).cached is False
+    assert cache.once(tmp_path, "step", "k" * 64, work).cached is True
+    assert len(done) == 2
+
+
 def test_a_search_is_decided_by_validation_rows_and_told_by_test_rows(recipe, out) -> None:
     workflow = replace(
         chain(recipe, MERGE, SCORE, SIZE, space=RATES),
@@ -213,17 +244,22 @@ def test_everything_wrong_with_a_workflow_is_said_at_once(recipe, tmp_path) -> N
             Step("b", "train", {"train.learning_rte": 1}),
             Step("b", "gguf", {"precison": "q8_0"}),
             Step("c.d", "evaluate", {"rows": "some"}),
+            Step("../x", "measure"),
             Step("e", "measure"),
             Step("f", "onnx", {}, {"bits": Space(type="choice", values=[])}),
         ),
-        goals=(Goal("mean_kl", "at-most", 1), Goal("accuracy", "max-degradation", -1)),
+        goals=(
+            Goal("mean_kl", "max-degradation", 1),
+            Goal("accuracy", "max-degradation", -1),
+            Goal("size_bytes", "at-most", float("nan")),
+        ),
     )
     with pytest.raises(InvalidRecipeError) as raised:
         run_workflow(workflow, tmp_path / "out")
     said = {problem.key: str(problem) for problem in raised.value.problems}
     assert {
         "subject", "steps", "steps.b", "steps.c.d", "steps.a", "steps.b.precison", "steps.c.d.rows",
-        "steps.f.bits.values", "search", "goals.accuracy",
+        "steps.f.bits.values", "search", "goals.accuracy", "goals.mean_kl", "goals.size_bytes", "steps.../x",
     } <= set(said), said  # fmt: skip
     assert "did you mean precision?" in said["steps.b.precison"]
     assert not (tmp_path / "out").exists()

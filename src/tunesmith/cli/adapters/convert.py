@@ -58,7 +58,10 @@ def command(
         raise RecipeError("a precision is for onnx only", where="--precision", expected="--to onnx")
     with only_json(as_json):
         from tunesmith.export.adapter import to_plain_lora
+        from tunesmith.export.gguf.write import require_library
 
+        if to == "gguf":
+            require_library()
         named = adapter_from(adapter, overrides, base)
         plain = to_plain_lora(named.source, rank, max_error)
         facts = _write(named, plain, to, precision, out)
@@ -78,7 +81,7 @@ def _write(named: Named, plain: Converted, to: str, precision: str | None, out: 
 
     from tunesmith.export.adapter import save_plain
     from tunesmith.export.adapter.proving import logits_difference, prove_same
-    from tunesmith.export.adapter.saving import error_words
+    from tunesmith.export.adapter.saving import error_words, write_gguf_card
     from tunesmith.runs import staged_folder
 
     source = named.source
@@ -88,7 +91,7 @@ def _write(named: Named, plain: Converted, to: str, precision: str | None, out: 
         folder = Path(scratch) / source.name
         folder.mkdir()
         save_plain(source, plain, folder, f"{source.name}, as plain LoRA", made)
-        found = prove_same(source, folder) if plain.exact else logits_difference(source, folder)[0]
+        found = prove_same(source, folder) if plain.exact else logits_difference(source, folder)
         facts: dict[str, Any] = {"words": words, "logits_difference": found}
         if to == "onnx":
             return facts | _onnx(named, folder, precision, out)
@@ -98,6 +101,7 @@ def _write(named: Named, plain: Converted, to: str, precision: str | None, out: 
 
                 file = staged / "adapter.gguf"
                 facts |= {"facts": dict(write_adapter_gguf(folder, source.base_folder, file, name=source.name))}
+                write_gguf_card(source, plain, staged, file.name, f"{source.name}, as a GGUF adapter", made)
             else:
                 shutil.copytree(folder, staged, dirs_exist_ok=True)
     return facts

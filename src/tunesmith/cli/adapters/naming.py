@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 base_option = click.option(
     "--base", metavar="BASE", help="Base of adapters that are folders; default what their configuration names."
 )
+_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+"""What servers, and the peft library, take as the name of an adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,12 @@ def adapter_from(text: str, overrides: Sequence[str], base: str | None = None) -
 
 def adapters_from(texts: Sequence[str], overrides: Sequence[str], base: str | None = None) -> list[Named]:
     """Adapters given as `name=RUN` or `name=RUN:weight`. Raises one `RecipeError` for all that are not so."""
-    wrong = [text for text in texts if not _name(text).isidentifier() or not text.partition("=")[2]]
+    wrong = [text for text in texts if not _NAME.fullmatch(_name(text)) or not text.partition("=")[2]]
     names = [_name(text) for text in texts]
     said = [f"{text!r} is not name=RUN" for text in wrong]
     said += [f"the name {name} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
     if said:
-        raise RecipeError("; ".join(said), where="adapters", expected="name=RUN, the name of letters, digits and _")
+        raise RecipeError("; ".join(said), where="adapters", expected="name=RUN, the name of letters, digits, _ and -")
     found = []
     for text in texts:
         path, weight = _weighted(text.partition("=")[2])

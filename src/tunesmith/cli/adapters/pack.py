@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("adapters", nargs=-1, required=True, metavar="NAME=RUN...")
 @click.option("--to", type=click.Choice(["onnx", "peft"]), required=True, help="One ONNX graph, or a folder of each.")
 @click.option("--precision", metavar="P", help="For onnx: how the base's weights are held; default int4.")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Folder to write; default NAME-NAME-FORMAT in this one.")
 @click.option(
     "--max-loss",
     type=click.FloatRange(0, 100),
@@ -37,7 +37,7 @@ def command(
     adapters: tuple[str, ...],
     to: str,
     precision: str | None,
-    out: Path,
+    out: Path | None,
     max_loss: float | None,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -48,6 +48,7 @@ def command(
     `onnx` makes one graph of the base to which adapters are given and switched per request; `peft` a folder of each
     adapter, with the lines that serve them together.
     """
+    out = out or Path(f"{'-'.join(text.partition('=')[0] for text in adapters)[:100]}-{to}")
     if out.exists():
         raise RecipeError("this path exists already", where=str(out), fix="choose another, or remove it")
     if precision is not None and to != "onnx":

@@ -47,8 +47,11 @@ def show_files(plan: FilesPlan, asked: Shared, overrides: tuple[str, ...], as_js
         warn("--save_config_file changes nothing: the command says it all")
     if asked.dry:
         places = list(plan.adapters) if plan.inside is None else [plan.inside[1]]
-        for path in places:
-            click.echo(f"would write {path}")
+        if as_json:
+            print_json({"would_write": [str(path) for path in places], "notes": list(plan.notes)})
+        else:
+            for path in places:
+                click.echo(f"would write {path}")
         return
     with only_json(as_json):
         written = carry_out_files(plan, lambda line: None if asked.quiet else click.echo(line, err=True))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tunesmith.cli.olive.options import common, hidden, is_on, shared, switch, value
+from tunesmith.cli.olive.options import Shared, common, hidden, is_on, shared, switch, value
 from tunesmith.cli.output import only_json, print_json, warn
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def run_export(command: Command, as_json: bool, overrides: Sequence[str], flags:
         warn(note)
     if plan.subject.trust_remote_code:
         warn(f"code that comes with {plan.subject.base} will run on this machine")
-    if asked.save or asked.dry:
-        _show(plan, asked.save, as_json and asked.dry)
+    _show(plan, asked, as_json)
     if asked.dry:
         return
     from tunesmith.cli.export import print_exported, tell_line
@@ -66,18 +65,19 @@ def run_export(command: Command, as_json: bool, overrides: Sequence[str], flags:
         print_exported(exported)
 
 
-def _show(plan: ExportPlan, save: bool, as_json: bool) -> None:
+def _show(plan: ExportPlan, asked: Shared, as_json: bool) -> None:
+    """Print and keep what the flags mean, as far as that is asked for: with --json one object is all there is."""
     from tunesmith.recipe import dump_yaml
 
     config = plan.config()
-    if as_json:
+    if asked.dry and as_json:
         print_json(
             {"target": str(plan.target), "device": plan.target.device, "config": config, "notes": list(plan.notes)}
         )
-    else:
+    elif (asked.dry or asked.save) and not as_json:
         click.echo(f"# {plan.target} for {plan.target.device}")
         click.echo(dump_yaml(config), nl=False)
-    if save:
+    if asked.save:
         from tunesmith.runs import write_text
 
         write_text(plan.output / "config.yaml", dump_yaml(config))

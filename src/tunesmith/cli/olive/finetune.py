@@ -91,7 +91,7 @@ def command(context: click.Context, /, as_json: bool, overrides: tuple[str, ...]
         warn("--test_metrics changes nothing: nothing is exported here")
     from tunesmith.pipeline.olive.finetune import carry_out, plan_finetune, saved_recipe
 
-    plan = plan_finetune(flags, asked.project, overrides)
+    plan = plan_finetune(flags, asked.project, overrides, writes=asked.save or not asked.dry)
     if test:
         plan = _small(plan, asked.dry)
     for note in plan.notes:

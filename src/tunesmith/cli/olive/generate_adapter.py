@@ -38,8 +38,8 @@ def command(as_json: bool, overrides: tuple[str, ...], **flags: Any) -> None:
     for note in plan.notes:
         warn(note)
     if asked.dry and as_json:
-        print_json(plan.config())
-    elif asked.save or asked.dry:
+        print_json({**plan.config(), "notes": list(plan.notes)})
+    elif (asked.save or asked.dry) and not as_json:
         click.echo(dump_yaml(plan.config()), nl=False)
     if asked.save:
         from tunesmith.runs import write_text

@@ -88,6 +88,7 @@ def shared(flags: dict[str, Any], command: str) -> Shared:
         if flags.pop(name, None) is not None:
             warn(f"--{name} changes nothing: {UNSEEN[name]}")
     project = load_project(flags.pop("aliases", None))
+    project.refuse_remote_code()
     draft = Draft()
     if command != "finetune":
         for name, default in project.flags.get(command, {}).items():

@@ -29,18 +29,6 @@ def workflow_json(workflow: Workflow) -> dict[str, Any]:
     }
 
 
-def result_json(result: WorkflowResult) -> dict[str, Any]:
-    """A workflow's outcomes as JSON values."""
-    return {
-        "folder": str(result.folder),
-        "outcomes": [asdict(outcome) for outcome in result.outcomes],
-        "chosen": result.chosen,
-        "reference": dict(result.reference),
-        "problem": result.problem,
-        "exit_code": result.exit_code,
-    }
-
-
 def print_outcomes(result: WorkflowResult) -> None:
     """One line for each step and outcome; what was chosen, or why nothing was."""
     for outcome in result.outcomes:
@@ -55,6 +43,9 @@ def print_outcomes(result: WorkflowResult) -> None:
             click.echo(f"  {measures}")
         for goal in outcome.unmet:
             click.echo(f"  misses: {goal}")
+    if result.test:
+        said = ", ".join(f"{name} {value:.4g}" for name, value in result.test.items())
+        click.echo(f"outcome {result.chosen} on test rows: {said}")
     if result.problem:
         click.echo(result.problem, err=True)
     click.echo(f"output: {result.folder}")

@@ -12,8 +12,8 @@ from tunesmith.cli.olive.options import value
 
 @click.command("quantize")
 @model_flags
-@value("--algorithm", help="rtn (default), gptq, awq, or kquant (as ONNX).")
-@value("--precision", help="int4 or int8; default int8, of gptq and awq int4.")
+@value("--algorithm", help="rtn (default; torchao, or GPTQ's format), gptq, awq, or kquant (as ONNX).")
+@value("--precision", help="int4 or int8; default int4, of rtn int8.")
 @value("-d", "--data_name", help="Rows that calibrate; of what finetune wrote, its own training rows do.")
 @value("--data_files", metavar="FILE", help="The same, as a file.")
 @value("--text_template", metavar="TEXT", help="How a calibration row becomes text.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunesmith.cli.olive.options import common, shared, switch, value
+from tunesmith.cli.olive.options import Shared, common, shared, switch, value
 from tunesmith.cli.output import RunInterrupted, only_json, print_json, warn
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def command(configs: tuple[str, ...], as_json: bool, overrides: tuple[str, ...],
     from tunesmith.pipeline.olive.config import carry_out_run, plan_run
 
     listed = is_on(flags, "list_required_packages")
-    plan = plan_run([Path(file) for file in files], asked.project, overrides, flags["output_path"])
+    plan = plan_run([Path(file) for file in files], asked.project, overrides, flags["output_path"],
+                    writes=not listed and (asked.save or not asked.dry))  # fmt: skip
     for note in plan.notes:
         warn(note)
     if plan.recipe is not None and plan.recipe.base.trust_remote_code:
@@ -56,8 +57,7 @@ def command(configs: tuple[str, ...], as_json: bool, overrides: tuple[str, ...],
     if listed:
         _print_extras(plan, as_json)
         return
-    if asked.save or asked.dry:
-        _show(plan, asked.save, as_json and asked.dry)
+    _show(plan, asked, as_json)
     if plan.plan is not None:
         click.echo(plan.plan.rows, err=True)
     if asked.dry:
@@ -75,9 +75,10 @@ def command(configs: tuple[str, ...], as_json: bool, overrides: tuple[str, ...],
 def _finish(plan: RunPlan, done: Any, as_json: bool) -> None:
     """Show what was done, and end with the exit code of a workflow that did not reach its goals."""
     if plan.workflow is not None:
-        from tunesmith.cli.olive.outcomes import print_outcomes, result_json
+        from tunesmith.cli.olive.outcomes import print_outcomes
+        from tunesmith.pipeline.workflow.flow import result_dict
 
-        print_json(result_json(done)) if as_json else print_outcomes(done)
+        print_json(result_dict(done)) if as_json else print_outcomes(done)
         if done.exit_code:
             click.get_current_context().exit(done.exit_code)
         return
@@ -96,34 +97,41 @@ def _finish(plan: RunPlan, done: Any, as_json: bool) -> None:
     click.echo(f"output: {plan.output}")
 
 
-def _show(plan: RunPlan, save: bool, as_json: bool) -> None:
+def _show(plan: RunPlan, asked: Shared, as_json: bool) -> None:
+    """Print and keep what the files mean, as far as that is asked for: with --json one object is all there is."""
     from tunesmith.cli.olive.outcomes import workflow_json
-    from tunesmith.recipe import dump_recipe
+    from tunesmith.recipe import dump_recipe, dump_yaml
 
-    if as_json:
+    recipe_text = dump_recipe(plan.recipe) if plan.recipe is not None else None
+    if asked.save:
+        from tunesmith.runs import write_text
+
+        write_text(plan.output / "config.yaml", dump_yaml(plan.config))
+        if recipe_text is not None:
+            write_text(plan.output / "recipe.yaml", recipe_text)
+    if asked.dry and as_json:
         recipe = plan.recipe.model_dump(mode="json") if plan.recipe is not None else None
         workflow = workflow_json(plan.workflow) if plan.workflow is not None else None
         print_json({"recipe": recipe, "workflow": workflow, "notes": list(plan.notes)})
         return
-    if plan.recipe is not None:
-        text = dump_recipe(plan.recipe)
-        click.echo(text, nl=False)
-        if save:
-            from tunesmith.runs import write_text
-
-            write_text(plan.output / "recipe.yaml", text)
+    if as_json or not (asked.save or asked.dry):
+        return
+    if recipe_text is not None:
+        click.echo(recipe_text, nl=False)
     for step in plan.workflow.steps if plan.workflow is not None else ():
         said = ", ".join(f"{key} {chosen}" for key, chosen in step.settings.items())
         click.echo(f"step {step.name}: {step.kind}{f' ({said})' if said else ''}")
 
 
-_EXTRAS = {"onnx": "onnx", "multi-onnx": "onnx", "gguf": "gguf", "quantise": "quantise"}
+_EXTRAS = {
+    "onnx": {"onnx"}, "multi-onnx": {"onnx"}, "onnx-plain": {"onnx"}, "openvino": {"onnx", "openvino"},
+    "gguf": {"gguf"}, "quantise": {"quantise"}, "torchao": {"quantise"},
+}  # fmt: skip
 
 
 def _print_extras(plan: RunPlan, as_json: bool) -> None:
-    extras = {_EXTRAS[step.kind] for step in (plan.workflow.steps if plan.workflow else ()) if step.kind in _EXTRAS}
-    kinds = {step.settings.get("kind") for step in (plan.workflow.steps if plan.workflow else ())}
-    extras |= {extra for kind, extra in (("onnx-plain", "onnx"), ("openvino", "openvino")) if kind in kinds}
+    steps = plan.workflow.steps if plan.workflow is not None else ()
+    extras = {extra for step in steps for extra in _EXTRAS.get(step.settings.get("kind", step.kind), ())}
     if plan.recipe is not None and plan.recipe.search is not None:
         extras.add("search")
     if as_json:

@@ -12,7 +12,7 @@ ties, dare_ties, dare_linear, magnitude_prune: A and B thinned out first, to a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -66,8 +66,11 @@ def combine(
     _refuse_other_bases(parts)
     plain = _all_plain(parts)
     largest = max(one.rank for one in plain)
+    most = min(rank or largest, sum(one.rank for one in plain))  # more would be zeros
     share = (density if density is not None else _DENSITY) if how in _THINNING else None
-    found = _by_peft(plain, [part.weight for part in parts], how, rank or largest, largest, share, seed)
+    weights = [part.weight for part in parts]
+    added_up = [*plain, _nothing(plain[0])] if len(plain) == 1 and how not in ("linear", "cat") else plain
+    found = _by_peft(added_up, [*weights, 1.0][: len(added_up)], how, most, largest, share, seed)
     layers = {path: found[path] for path in sorted(found)}
     adapter = Converted(layers, 1.0, 0.0, None, (), plain[0].conv1d)
     made = [
@@ -77,7 +80,7 @@ def combine(
     if how.startswith("dare"):
         made.append(f"Seed: {seed}")
     made += [f"{part.name} first: {change}" for part, one in zip(parts, plain, strict=True) for change in one.changes]
-    distance = _distance(adapter, plain, [part.weight for part in parts])
+    distance = _distance(adapter, plain, weights)
     made.append(f"Relative distance from the exact weighted sum of what they add to the weights: {distance:.2g}")
     return Combined(adapter, distance, tuple(made))
 
@@ -184,6 +187,12 @@ def _by_peft(
         found[path] = LowRank(summed.lora_A["sum"].weight.detach(), scale * summed.lora_B["sum"].weight.detach())
     rank = max(int(config.r), *(one.rank for one in found.values()))
     return {path: one.padded(rank) for path, one in found.items()}
+
+
+def _nothing(like: Converted) -> Converted:
+    """An adapter of zeros: of one adapter alone, `peft` makes its `linear`, whatever it is asked for."""
+    zeros = {path: LowRank(torch.zeros_like(one.a), torch.zeros_like(one.b)) for path, one in like.layers.items()}
+    return replace(like, layers=zeros)
 
 
 def _hollow(shapes: Mapping[str, tuple[int, int]]) -> nn.Module:

@@ -23,9 +23,10 @@ from tunesmith.errors import EngineError, RecipeError
 from tunesmith.export.adapter.low_rank import LowRank, best_part, left_over, of_matrix, values_of
 from tunesmith.export.types import Source, StepError
 from tunesmith.models.adapter import adapter_config, adapter_tensors, read_adapter, unsupported
+from tunesmith.models.load import LoadedBase
 from tunesmith.models.lora_init import FROM_WEIGHTS
 from tunesmith.models.lora_targets import by_pattern
-from tunesmith.models.methods import LoraTuning, WithCard
+from tunesmith.models.methods import LoraTuning, Tuning, WithCard
 from tunesmith.models.peft_method import PeftTuning
 from tunesmith.ops.dora_linear import row_norms
 
@@ -187,7 +188,7 @@ def _nearest(source: Source, config: Mapping[str, Any], rank: int | None, max_er
         )
     found, spectra = {}, {}
     conv1d = False
-    for path, change, transposed in _changes(source):
+    for path, change, transposed in changes_of(*source.open()):
         found[path], spectra[path] = of_matrix(change, rank, max_error)
         conv1d = conv1d or transposed
     if not found:
@@ -208,18 +209,20 @@ def _measured(squares: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[
     return error, (worst, each[worst])
 
 
-def _changes(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
-    """What a method adds to each weight [out, in], by the module's path, and whether the base holds it transposed."""
-    base, tuning = source.open()
+def changes_of(base: LoadedBase, tuning: Tuning) -> Iterator[tuple[str, Tensor, bool]]:
+    """What a tuned model adds to each weight [out, in], by the module's path, and whether the base holds it transposed.
+
+    The model may end in 32 bits.
+    """
     if isinstance(tuning, LoraTuning):
         for path, layer in tuning.attached.layers.items():
-            wide = layer.lora_A.dtype
             a, b = layer.factors
-            weight = layer.weight.to(wide)
-            merged = weight + layer.scaling * (b @ a)
+            change = layer.scaling * (b @ a)
             if layer.magnitude is not None:
-                merged = merged * (layer.magnitude / row_norms(weight, a, b, layer.scaling))[:, None]
-            yield path, merged - weight, layer.conv1d
+                weight = layer.weight.to(a.dtype)
+                rescaled = (layer.magnitude / row_norms(weight, a, b, layer.scaling))[:, None]
+                change = (weight + change) * rescaled - weight
+            yield path, change, layer.conv1d
         return
     if not (isinstance(tuning, WithCard) and isinstance(tuning.tuning, PeftTuning)):
         raise StepError(_STEP, "the adapter is no change of weights", "keep base and adapter beside each other")

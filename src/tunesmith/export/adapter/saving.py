@@ -22,6 +22,26 @@ from tunesmith.models.servable import servable_file
 from tunesmith.models.writing import system_errors
 
 _PREFIX = "base_model.model."
+_GGUF_LOADING = """
+## Loading
+
+Beside a GGUF file of its base:
+
+```
+llama-server -m base-gguf/model.gguf --lora {file}
+```
+
+which can be made by
+
+```python
+from pathlib import Path
+from tunesmith.export.source import open_folders
+from tunesmith.models.artifact import Target
+from tunesmith.pipeline.exporting.flow import export_source
+
+export_source(open_folders("{base}", None), Target("gguf", "q8_0"), Path("base-gguf"))
+```
+"""
 
 
 def save_plain(source: Source, adapter: Converted, folder: Path, title: str, made: Sequence[str]) -> dict[str, Any]:
@@ -30,8 +50,7 @@ def save_plain(source: Source, adapter: Converted, folder: Path, title: str, mad
     source: whose base, tokenizer and template it goes with. made: of what and how it was made, a line each.
     """
     spec = source.recipe.base
-    local = base_folder(spec.model)
-    name = spec.model if local is None else str(local.resolve())
+    name = _base_name(source)
     alpha = round(adapter.alpha) if adapter.alpha == round(adapter.alpha) else adapter.alpha
     config = {
         "peft_type": "LORA",
@@ -72,11 +91,7 @@ def save_plain(source: Source, adapter: Converted, folder: Path, title: str, mad
         "model = PeftModel.from_pretrained(model, ADAPTER)",
     ]
     text = (
-        f"---\nbase_model: {name}\nlibrary_name: peft\npipeline_tag: text-generation\n---\n\n# {title}\n\n"
-        f"- Base: `{name}`\n- Revision: {spec.revision or 'not recorded'}\n"
-        f"- SHA-256 of the base's weights: `{source.base_sha256}`\n"
-        f"- Method: LoRA (rank {adapter.rank}, alpha {alpha:g})\n"
-        + "".join(f"- {line}\n" for line in made)
+        _head(source, adapter, "peft", title, made)
         + "\n## Loading\n\n```python\n"
         + "\n".join(code)
         + "\n```\n\n"
@@ -86,6 +101,35 @@ def save_plain(source: Source, adapter: Converted, folder: Path, title: str, mad
         text += template_words()
     (folder / CARD).write_text(text, encoding="utf-8")
     return config
+
+
+def write_gguf_card(
+    source: Source, adapter: Converted, folder: Path, file: str, title: str, made: Sequence[str]
+) -> None:
+    """Write the card of a GGUF adapter `file`, and the chat template that it was tuned by, beside it."""
+    text = _head(source, adapter, "gguf", title, made) + _GGUF_LOADING.format(file=file, base=_base_name(source))
+    template = source.template
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+        text += f"\nIt was tuned by the chat template in `{TEMPLATE}`: llama-server takes it as --chat-template-file.\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _base_name(source: Source) -> str:
+    """The base's name on the hub, or its folder."""
+    local = base_folder(source.recipe.base.model)
+    return str(source.recipe.base.model) if local is None else str(local.resolve())
+
+
+def _head(source: Source, adapter: Converted, library: str, title: str, made: Sequence[str]) -> str:
+    """What a card says first: base, method, and of what the adapter was made."""
+    base, revision = _base_name(source), source.recipe.base.revision
+    return (
+        f"---\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n\n# {title}\n\n"
+        f"- Base: `{base}`\n- Revision: {revision or 'not recorded'}\n"
+        f"- SHA-256 of the base's weights: `{source.base_sha256}`\n"
+        f"- Method: LoRA (rank {adapter.rank}, alpha {adapter.alpha:g})\n" + "".join(f"- {line}\n" for line in made)
+    )
 
 
 def error_words(adapter: Converted) -> str:

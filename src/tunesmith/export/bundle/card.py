@@ -73,7 +73,8 @@ def _running(story: Story, server: Server, started: Launch) -> Iterator[str]:
 def _evidence(story: Story) -> Iterator[str]:
     yield "## Evidence\n"
     if story.scores:
-        yield f"Measured on {story.scores[0].rows:,} held-out rows; 95 % intervals. {story.metric}:\n"
+        sure = f"{100 * story.confidence:g} % intervals"
+        yield f"Measured on {story.scores[0].rows:,} held-out rows; {sure}. {story.metric}:\n"
         yield "| candidate | value | interval |\n|---|---|---|"
         for one in sorted(story.scores, key=lambda score: -score.value):
             mark = "**" if one.candidate == story.subject else ""

@@ -89,7 +89,8 @@ def _base_setting(artifact: Artifact) -> str:
 
 
 def _is_hub(base: str) -> bool:
-    return base.count("/") == 1 and not base.startswith((".", "/", "~")) and ":" not in base
+    """Whether it is a hub's `owner/name`, in the characters that the hub allows: it goes into a shell script."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", base, re.ASCII) is not None
 
 
 def _served_rank(artifact: Artifact) -> int:

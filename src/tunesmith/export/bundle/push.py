@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def push_to_hub(folder: Path, name: str, *, private: bool = True, endpoint: str 
         made = api.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Upload {folder.name}")
     except refusals as error:
         raise EngineError(
-            f"the hub did not take it: {str(error).splitlines()[0]}",
+            f"the hub did not take it: {(str(error).splitlines() or [type(error).__name__])[0]}",
             where=name,
             fix="log in with `hf auth login`, or set HF_TOKEN to one that may write there",
         ) from error
@@ -60,6 +61,10 @@ def push_to_mlflow(folder: Path, name: str, *, tags: dict[str, str], tracking_ur
     """
     if importlib.util.find_spec("mlflow") is None:
         raise RecipeError("MLflow is not installed", where=f"mlflow:{name}", fix="pip install 'tunesmith[mlflow]'")
+    if tracking_uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise RecipeError(
+            "no registry is named", where=f"mlflow:{name}", fix="set MLFLOW_TRACKING_URI to the registry's address"
+        )
     import mlflow
     from mlflow.exceptions import MlflowException
 

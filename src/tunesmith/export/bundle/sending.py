@@ -7,16 +7,19 @@ from pathlib import Path
 from tunesmith.errors import RecipeError, VerificationError
 from tunesmith.export.bundle.launch import MODEL
 from tunesmith.export.bundle.write import SUMS
-from tunesmith.models.artifact import MANIFEST, Artifact, hash_files, read_artifact
+from tunesmith.models.artifact import MANIFEST, Artifact, hash_files, read_artifact, refuse_failed
 
 
 def ready_to_send(folder: Path) -> Artifact:
     """The export in a bundle, or in its own folder, with every file compared with its hash.
 
-    Raises `RecipeError` where neither is there, `VerificationError` where a file was changed.
+    Raises `RecipeError` where neither is there, `VerificationError` where a file was changed, and for an export that
+    was kept aside.
     """
     if (folder / MANIFEST).is_file():
-        return read_artifact(folder)
+        artifact = read_artifact(folder)
+        refuse_failed(artifact)
+        return artifact
     if not (folder / SUMS).is_file():
         raise RecipeError(
             "neither a bundle nor an export is here", where=str(folder), expected=f"a folder with {SUMS} or {MANIFEST}"

@@ -47,7 +47,8 @@ class Story:
     licence: of the base, by name, and what it asks for; `licence_id` as model cards write it, None where unknown.
     data: SHA-256 of every source file by its part; rows by split.
     method: how it was tuned, in words.
-    verdict: its line; `metric` and `scores` the comparison behind it, the model itself being `subject`.
+    verdict: its line; `metric` and `scores` the comparison behind it, the model itself being `subject`, with intervals
+        of this `confidence`.
     checks: of the export: name, outcome, and what was measured.
     limits: sentences.
     """
@@ -64,6 +65,7 @@ class Story:
     metric: str | None = None
     scores: Sequence[Score] = ()
     subject: str = "tuned"
+    confidence: float = 0.95
     checks: Sequence[tuple[str, str, str]] = ()
     limits: Sequence[str] = ()
     made: Mapping[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from tunesmith.export.bundle.card import card
 from tunesmith.export.bundle.launch import MODEL, START, launch
 from tunesmith.export.bundle.sbom import sbom
 from tunesmith.export.bundle.types import Bundled, Story, server_for
-from tunesmith.models.artifact import hash_files, read_artifact
+from tunesmith.models.artifact import hash_files, read_artifact, refuse_failed
 from tunesmith.models.writing import system_errors
 from tunesmith.runs import staged_folder
 
@@ -24,9 +24,11 @@ def write_bundle(export: Path, out: Path, story: Story, server: str | None = Non
     """Make a bundle of the export in a folder, for a server (None: the usual one of its kind).
 
     The export's files are compared with their hashes first. Raises `RecipeError` where there is no export, the server
-    does not take it, or `out` exists; `VerificationError` where it was changed; `ResourceError` where the disk is full.
+    does not take it, or `out` exists; `VerificationError` where it was changed or is no sound one; `ResourceError`
+    where the disk is full.
     """
     artifact = read_artifact(export)
+    refuse_failed(artifact)
     if out.exists():
         raise RecipeError("this path exists already", where=str(out), fix="choose another, or remove it")
     chosen = server_for(artifact, server)

@@ -20,6 +20,7 @@ from tunesmith.errors import ResourceError
 from tunesmith.export.gguf.precision import stored_dtype, stored_shape
 from tunesmith.export.gguf.settings import Settings, Value
 from tunesmith.export.gguf.vocabulary import Vocabulary
+from tunesmith.inference.gguf_file import GgufFile
 
 _KEY = "tokenizer.ggml."
 
@@ -44,15 +45,25 @@ def write_file(path: Path, arch: str, settings: Settings, entries: list[Entry]) 
         size = _bytes(entry.shape, entry.type)
         writer.add_tensor_info(entry.name, shape, stored_dtype(entry.type), size, raw_dtype=entry.type)
     try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for entry in entries:
-            writer.write_tensor_data(entry.read())
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for entry in entries:
+                writer.write_tensor_data(entry.read())
+        finally:
+            writer.close()
+        if not _whole(path, entries):  # numpy, which writes tensors, does not tell of the last few bytes
+            raise OSError
     except OSError as error:
-        raise ResourceError(f"the file cannot be written: {error.strerror or error}", where=str(path)) from error
-    finally:
-        writer.close()
+        why = error.strerror or "fewer bytes arrived than were given"
+        raise ResourceError(f"the file cannot be written: {why}", where=str(path)) from error
+
+
+def _whole(path: Path, entries: list[Entry]) -> bool:
+    """Whether the file is as long as its table of tensors says."""
+    starts, size = GgufFile(path).tensors, path.stat().st_size
+    return all(starts[entry.name].start + _bytes(entry.shape, entry.type) <= size for entry in entries)
 
 
 def vocabulary_settings(vocabulary: Vocabulary, template: str | None) -> dict[str, Value]:

@@ -87,15 +87,14 @@ def _facts(path: Path, tool: str) -> dict[str, Any]:
     tensors = [(one.shape, Type(one.type)) for one in GgufFile(path).tensors.values()]
     matrices = [shape for shape, kind in tensors if len(shape) > 1 and kind is not Type.F32]
     fallback = [shape for shape in matrices if shape[-1] % _BLOCK]
-    facts: dict[str, Any] = {
+    said = (
+        f"{len(fallback)} of {len(matrices)} matrices have rows that do not fill blocks of {_BLOCK} "
+        "and got a larger type"
+    )
+    return {
         "bits_per_weight": round(bits_per_weight(tensors), 3),
         "tensor_types": counted(kind for _, kind in tensors),
         "fallback_tensors": len(fallback),
         "quantised_by": tool,
+        "notes": [said] if fallback else [],
     }
-    if fallback:
-        facts["notes"] = [
-            f"{len(fallback)} of {len(matrices)} matrices have rows that do not fill blocks of {_BLOCK} "
-            "and got a larger type"
-        ]
-    return facts

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from tunesmith.export.gguf.families import INSTEAD, Array, Family, change_rows, family_of
+from tunesmith.errors import VerificationError
+from tunesmith.export.gguf.families import INSTEAD, Array, Family, change_rows, family_of, query_factor
 from tunesmith.export.gguf.file import Entry, write_file
 from tunesmith.export.gguf.settings import Value
 from tunesmith.export.gguf.tensors import tensor_names
@@ -28,6 +29,8 @@ from tunesmith.models.lora_init import FROM_WEIGHTS
 from tunesmith.models.lora_targets import by_pattern
 
 _PREFIX = "base_model.model."
+_ROUNDING = 1e-4
+"""Relative difference in the Frobenius norm, beyond which it is not that of 32-bit numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ def write_lora(adapter: Path, base: Path, out: Path, name: str) -> Mapping[str, 
         "adapter.lora.alpha": alpha,
     }
     write_file(out, family.arch, said, entries)
+    _refuse_differing(out, layers, family, config)
     return {"architecture": family.arch, "alpha": alpha, "layers": len(layers), "ranks": _ranks(layers)}
 
 
@@ -104,6 +108,32 @@ def _layers(kept: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterator[_La
         alpha = by_pattern(kept.get("alpha_pattern") or {}, path, float(kept["lora_alpha"]))
         rank = a.shape[0]
         yield _Layer(path, a, b, alpha / (math.sqrt(rank) if kept.get("use_rslora") else rank))
+
+
+def _refuse_differing(out: Path, layers: list[_Layer], family: Family, config: Any) -> None:
+    """Raise `VerificationError` unless the file, read by what knows nothing of its writing, adds what the adapter does.
+
+    The file is removed then.
+    """
+    from tunesmith.inference.gguf_reading import adapter_changes
+
+    found, missing = 0.0, {f"{layer.path}.weight": layer for layer in layers}
+    for name, change in adapter_changes(out, config):
+        layer = missing.pop(name)
+        factor = query_factor(family, config) if family.query_scale == name.split(".")[-2] else 1.0
+        own = (layer.b @ layer.a) * np.float32(layer.scale * factor)
+        own = own.T if family.transposed else own
+        size = float(np.linalg.norm(own))
+        found = max(found, float(np.linalg.norm(change - own)) / size if size else float(np.abs(change).max()))
+    if missing or not found < _ROUNDING:
+        out.unlink()
+        lacking = f", and {len(missing)} layers are missing" if missing else ""
+        raise VerificationError(
+            f"the file adds something else than the adapter: a relative difference of {found:.1g}{lacking}",
+            where=str(out),
+            expected=f"less than {_ROUNDING:g}",
+            fix="merge the adapter and export that (--to gguf), and report this",
+        )
 
 
 def _moved(family: Family, config: Any, layer: _Layer, alpha: float) -> Array:

@@ -14,8 +14,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from tunesmith.errors import VerificationError
-from tunesmith.export.types import Work
+from tunesmith.export.types import StepError, Work
 
 MODELFILE = "Modelfile"
 _MOST_CONTEXT = 8192
@@ -78,17 +77,16 @@ def write_modelfile(work: Work, folder: Path) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     template, why = translate(tokenizer, work.source.template)
-    stops = [str(token) for token in tokenizer.convert_ids_to_tokens(list(work.source.stop_ids))]
+    stops = [str(tokenizer.decode([i])) for i in work.source.stop_ids]
     lines = ["FROM ./model.gguf"]
     if template is not None:
         lines.append(f'TEMPLATE """{template}"""')
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
     lines += [f"PARAMETER num_ctx {min(work.source.context, _MOST_CONTEXT)}", "PARAMETER temperature 0"]
     if system := work.source.recipe.data.system:
-        if '"""' in system:
-            raise VerificationError(
-                'a Modelfile cannot hold a system message with """ in it', where="data.system", fix="write it otherwise"
-            )
+        if any(line.rstrip().endswith('"""') for line in system.splitlines()[:-1]):
+            reason = 'a Modelfile cannot hold the system message (data.system), for a line of it ends with """'
+            raise StepError("Modelfile", reason, "export merged weights (--to merged)")
         lines.append(f'SYSTEM """{system}"""')
     (work.staged / MODELFILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {"modelfile_template": why or "proved equal to the chat template"}
@@ -119,6 +117,8 @@ def translate(tokenizer: Any, source: str | None) -> tuple[str | None, str]:
     literals = [pieces.beginning, pieces.answer, *(part for both in pieces.around.values() for part in both)]
     if any(mark in literal for literal in literals for mark in ("{{", "}}", '"""')):
         return None, "left out: the chat template writes braces or quotes that Ollama's language reads as its own"
+    if not all(char.isprintable() or char in "\n\t" for literal in literals for char in literal):
+        return None, "left out: the chat template writes characters that Ollama drops from a Modelfile"
     return text, ""
 
 
@@ -185,4 +185,4 @@ def _conversations() -> Iterator[Turns]:
 
 
 def _quoted(text: str) -> str:
-    return f'"""{text}"""' if '"' in text else f'"{text}"'
+    return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'

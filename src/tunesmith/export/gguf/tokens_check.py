@@ -5,15 +5,21 @@ else by reading the file as llama.cpp would (`tokens_read`).
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from tunesmith.export.gguf.families import INSTEAD
 from tunesmith.export.gguf.tokens_read import file_tokenizer
+from tunesmith.export.gguf.vocabulary import Vocabulary
 from tunesmith.export.types import StepError
 
 TEXTS = (
@@ -32,6 +38,12 @@ TEXTS = (
     "ﬁne print № 5 ™ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \u200b\u00a0end",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaa!!!!!!!!!!!!????",
 )
+_CONVERSATIONS = (
+    (("user", "Is the kettle on?"),),
+    (("system", "Answer in one word."), ("user", "Größe, 東京 – 12.5 %?")),
+    (("user", "Hello"), ("assistant", "Hello! What can I do?"), ("user", "  Count to three.\n")),
+)
+_BLANK_BYTES = ("<0x09>", "<0x0A>", "<0x0D>", "<0x20>")
 _CHILD = """
 import ctypes, json, sys, llama_cpp as lib
 quiet = lib.llama_log_callback(lambda level, text, data: None)
@@ -50,36 +62,73 @@ print(json.dumps(found))
 """
 
 
-def check_tokens(path: Path, tokenizer: Any, kind: str) -> dict[str, Any]:
-    """Compare both tokenizers on texts and on special tokens within them; returns what was compared.
+@dataclass(frozen=True, slots=True)
+class TokensChecked:
+    """What was compared, and by whom; and in what rare cases llama.cpp does otherwise."""
 
-    `kind`: the file's kind of tokenizer, as `Vocabulary.kind`.
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def check_tokens(path: Path, tokenizer: Any, vocabulary: Vocabulary, template: str | None) -> TokensChecked:
+    """Compare both tokenizers on texts, on special tokens within them, and on conversations by the template.
 
     Raises `StepError` where they differ. The blank that SentencePiece and Unigram put before a text is an exception
     that is noted: some tokenizers put none behind a special token or before a blank, and llama.cpp always does.
     """
     marks = sorted({str(token) for token in tokenizer.get_added_vocab()}, key=len)
+    alone = [vocabulary.begins + text for text in (*TEXTS, *marks)]
     within = [f"a{mark}b {mark}\n{mark}" for mark in marks] + ["".join(marks)]
-    texts = [*TEXTS, *marks]
-    theirs, by = _read(path, [*texts, *within])
-    expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (*texts, *within)]
-    different = [i for i, ids in enumerate(theirs) if ids != expected[i]]
-    byte_level = kind == "gpt2"
-    whole = [*texts, *within]
-    if wrong := [i for i in different if byte_level or (i < len(texts) and not whole[i].startswith(" "))]:
-        text = whole[wrong[0]]
+    chats = _chats(tokenizer, template)
+    texts = [*alone, *within, *chats]
+    theirs, by = _read(path, texts)
+    ours = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    different = [i for i, ids in enumerate(theirs) if ids != ours[i]]
+
+    def blanks_only(i: int) -> bool:
+        free = i >= len(alone) or texts[i].startswith(" ")
+        return vocabulary.kind != "gpt2" and free and _solid(tokenizer, theirs[i]) == _solid(tokenizer, ours[i])
+
+    if wrong := [i for i in different if not blanks_only(i)]:
         raise StepError(
             "tokenizer",
-            f"the file's tokenizer cuts {len(wrong)} of {len(expected)} texts otherwise than the model's, "
-            f"the first being {text[:60]!r}",
+            f"the file's tokenizer cuts {len(wrong)} of {len(texts)} texts otherwise than the model's, "
+            f"the first being {texts[wrong[0]][:60]!r}",
             INSTEAD,
         )
-    facts: dict[str, Any] = {"tokenizer_checked": {"texts": len(expected), "by": by}}
-    if different:
-        facts["notes"] = [
-            "llama.cpp puts a blank behind special tokens or before a blank, where the model's tokenizer puts none"
-        ]
-    return facts
+    asked = sum(i >= len(alone) + len(within) for i in different)
+    facts = {"texts": len(texts), "by": by, "conversations": len(chats), "conversations_differing": asked}
+    notes = []
+    if asked:
+        notes.append(
+            "conversations become other tokens in llama.cpp than those that were learnt: it puts a blank behind "
+            "special tokens or keeps one there, where the model's tokenizer does not"
+        )
+    elif different:
+        notes.append(
+            "llama.cpp puts a blank behind special tokens or before a blank, where the model's tokenizer puts none; "
+            "conversations by the template are the same"
+        )
+    return TokensChecked(facts, tuple(notes))
+
+
+def _chats(tokenizer: Any, template: str | None) -> list[str]:
+    """What the template makes of conversations; of those that it allows."""
+    found = []
+    for turns in _CONVERSATIONS if template is not None else ():
+        with suppress(TemplateError):
+            messages = [{"role": role, "content": content} for role, content in turns]
+            text = tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+            found.append(str(text))
+    return found
+
+
+def _solid(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The tokens' texts without blanks of any kind."""
+    pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(ids))]
+    return re.sub(r"[\s\u2581]", "", "".join("" if piece in _BLANK_BYTES else piece for piece in pieces))
 
 
 def _read(path: Path, texts: Sequence[str]) -> tuple[list[list[int]], str]:

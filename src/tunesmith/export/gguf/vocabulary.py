@@ -38,6 +38,8 @@ class Vocabulary:
     tokens, types: by id; rows of the embeddings that no token has are unused tokens.
     settings: everything else, under full keys.
     notes: what llama.cpp does otherwise in rare cases.
+    begins: the special token that conversations begin with, where only texts behind one are cut as the model's own
+        tokenizer does; else empty.
     """
 
     kind: str
@@ -48,6 +50,7 @@ class Vocabulary:
     merges: tuple[str, ...] = ()
     settings: Mapping[str, Value] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    begins: str = ""
 
 
 def read_vocabulary(tokenizer: Any, rows: int, stop_ids: Sequence[int], template: str | None) -> Vocabulary:
@@ -61,7 +64,8 @@ def read_vocabulary(tokenizer: Any, rows: int, stop_ids: Sequence[int], template
     ends, notes = _special_ids(tokenizer, stop_ids)
     around, more = _around(tokenizer, template)
     notes = (*notes, *more)
-    settings = {**ends, **around, **_spaces(kept, kind)}
+    begins = _begins(kept, tokenizer, template)
+    settings = {**ends, **around, **_spaces(kept, kind, bool(begins))}
     if kind == "gpt2":
         normaliser, composed = _normaliser(kept)
         if normaliser:
@@ -70,7 +74,9 @@ def read_vocabulary(tokenizer: Any, rows: int, stop_ids: Sequence[int], template
         notes = (*notes, *composed)
         return Vocabulary(kind, way_of(kept), tokens, types, (), merges or _NO_MERGES, settings, notes)
     scores = tuple(_scores(model, tokens))
-    return Vocabulary(kind, "default", tokens, types, scores, (), settings, notes)
+    if begins:
+        notes = (*notes, "no blank is put before texts: conversations by the chat template begin with a special token")
+    return Vocabulary(kind, "default", tokens, types, scores, (), settings, notes, begins)
 
 
 def _json_of(tokenizer: Any) -> dict[str, Any]:
@@ -189,13 +195,31 @@ def _around(tokenizer: Any, template: str | None) -> tuple[dict[str, Value], tup
 
 def _starts(tokenizer: Any, template: str) -> bool:
     """Whether what a chat template writes begins with the start token."""
+    return bool(tokenizer.bos_token) and _rendered(tokenizer, template).startswith(tokenizer.bos_token)
+
+
+def _rendered(tokenizer: Any, template: str) -> str:
     turns = [{"role": "user", "content": "a"}]
-    text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
-    return bool(tokenizer.bos_token) and str(text).startswith(tokenizer.bos_token)
+    return str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False))
 
 
-def _spaces(kept: Mapping[str, Any], kind: str) -> dict[str, Value]:
-    """Whether a blank is put before a text, and what Unigram does to blanks and odd characters."""
+def _begins(kept: Mapping[str, Any], tokenizer: Any, template: str | None) -> str:
+    """The special token that conversations begin with, of a tokenizer that puts a blank before the first text alone.
+
+    llama.cpp puts one behind every special token, or none anywhere: with none, such conversations come out right.
+    """
+    steps = [*_steps(kept.get("normalizer")), *_steps(kept.get("pre_tokenizer"))]
+    if template is None or not any(step.get("prepend_scheme") == "first" for step in steps):
+        return ""
+    text = _rendered(tokenizer, template)
+    return max((mark for mark in map(str, tokenizer.get_added_vocab()) if text.startswith(mark)), key=len, default="")
+
+
+def _spaces(kept: Mapping[str, Any], kind: str, begun: bool) -> dict[str, Value]:
+    """Whether a blank is put before a text, and what Unigram does to blanks and odd characters.
+
+    begun: whether only texts behind a special token are to be right.
+    """
     if kind == "gpt2":
         return {}
     steps = list(_steps(kept.get("normalizer"))) + list(_steps(kept.get("pre_tokenizer")))
@@ -206,7 +230,7 @@ def _spaces(kept: Mapping[str, Any], kind: str) -> dict[str, Value]:
         step["type"] == "Prepend" or (step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never")
         for step in steps
     )
-    found: dict[str, Value] = {_KEY + "add_space_prefix": prefixed}
+    found: dict[str, Value] = {_KEY + "add_space_prefix": prefixed and not begun}
     if kind == "t5":
         squeezed = any(step["type"] == "Replace" and step["pattern"].get("Regex", "") == " {2,}" for step in steps)
         found[_KEY + "remove_extra_whitespaces"] = squeezed or any(s["type"] == "WhitespaceSplit" for s in steps)

@@ -53,15 +53,16 @@ def _write_model(work: Work, folder: Path) -> dict[str, Any]:
     vocabulary = read_vocabulary(tokenizer, config.vocab_size, work.source.stop_ids, work.source.template)
     path = work.staged / MODEL
     precision = work.target.precision
-    if precision in KQUANTS:
-        whole = work.scratch / "whole.gguf"
-        _write_weights(work, folder, whole, KQUANTS[precision].source(config), config, vocabulary)
+    kind = KQUANTS.get(precision)
+    whole = work.scratch / "whole.gguf" if kind else path
+    facts = _write_weights(work, folder, whole, kind.source(config) if kind else precision, config, vocabulary)
+    notes = [*vocabulary.notes, *facts["notes"]]
+    if kind:
         work.tell(f"quantising to {precision}")
-        facts = quantise_file(whole, path, precision)
+        facts |= quantise_file(whole, path, precision)
+        notes += facts["notes"]
         whole.unlink()
-    else:
-        facts = _write_weights(work, folder, path, precision, config, vocabulary)
-    facts |= check_tokens(path, tokenizer, vocabulary.kind)
+    checked = check_tokens(path, tokenizer, vocabulary, work.source.template)
     # llama.cpp looks GELU up in a table of half precision, whatever the weights are held in.
     activation = "f16" if family.activation.startswith("gelu") else "f32"
     return {
@@ -69,7 +70,8 @@ def _write_model(work: Work, folder: Path) -> dict[str, Any]:
         "architecture": family.arch,
         "pre_tokenizer": vocabulary.pre,
         "activation_precision": activation,
-        "notes": [*vocabulary.notes, *facts.pop("notes", [])],
+        "tokenizer_checked": checked.facts,
+        "notes": [*notes, *checked.notes],
     }
 
 

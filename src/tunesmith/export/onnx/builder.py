@@ -7,6 +7,7 @@ ask any network, and keeps its cache and temporary files in the export's scratch
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -43,6 +44,10 @@ _TRACEBACK = "Traceback (most recent call last)"
 _QUANTISING = ("matmul_nbits_quantizer", "weight_only", "to_nbits", "make_algo_config")
 """Places of the builder that a failure of quantising passes."""
 _LOG = "builder.log"
+_NO_CODE = {"hf_remote": "false"}
+"""Code that lies in a model's folder is not run; some versions would, unless they are told."""
+_SIGNAL_OF_PARENTS_DEATH = 1
+"""`PR_SET_PDEATHSIG` of Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ def build(
     for scheme in schemes:
         _clear(out)
         options = _named(scheme.options, builder_version()) if not quantising else {}
+        options |= _NO_CODE
         options |= _WHOLE_MEMORY if builder_version()[:2] >= _STRUCTURED_SINCE else {}
         try:
             _run(model, out, scratch, precision, provider, options, quantising)
@@ -154,12 +160,15 @@ def can_set_bits() -> bool:
 def run_apart(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> int:
     """Run a command in a group of its own, its output in a file; returns its exit status.
 
-    Whatever ends this call ends the command too, with all processes that it started.
+    Whatever ends this call ends the command too, with all processes that it started; where this process is killed, the
+    kernel (Linux) ends it.
     """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # not after the fork, where little is safe
     with log.open("wb") as stream:
         process = subprocess.Popen(
             list(command), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
             env=dict(env) if env is not None else None, start_new_session=True,
+            preexec_fn=(lambda: libc.prctl(_SIGNAL_OF_PARENTS_DEATH, signal.SIGKILL)) if libc is not None else None,
         )  # fmt: skip
         try:
             return process.wait()
@@ -180,6 +189,7 @@ def apart_environment(scratch: Path) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "HF_HOME": str(cache),
         "TMPDIR": str(cache),
+        "PYTHONSAFEPATH": "1",  # what lies in the folder where somebody works is none of its modules
         "PYTHONUNBUFFERED": "1",
         "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false",

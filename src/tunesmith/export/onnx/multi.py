@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from tunesmith.export.onnx.trying import try_running
 from tunesmith.export.onnx.write import write_graph
 from tunesmith.export.types import Source, StepError, Work
 from tunesmith.inference.genai_config import ADAPTERS
-from tunesmith.models.artifact import Target
 
 _SUFFIX = ".onnx_adapter"
 _ODD = re.compile(r"[^A-Za-z0-9-]+")
@@ -37,22 +35,6 @@ def write_multi(work: Work) -> Mapping[str, Any]:
     adapters that cannot be switched while a model runs (DoRA, modules trained in full, embeddings, head).
     """
     sources = work.sources or {work.source.name: work.source}
-    return _packed(work, sources)
-
-
-def write_pack(
-    base_source: Source,
-    sources: Mapping[str, Source],
-    target: Target,
-    staged: Path,
-    scratch: Path,
-    tell: Callable[[str], None],
-) -> Mapping[str, Any]:
-    """The same for several sources by the names their adapters get; `base_source` says how all are asked."""
-    return _packed(Work(base_source, target, staged, scratch, tell), sources)
-
-
-def _packed(work: Work, sources: Mapping[str, Source]) -> Mapping[str, Any]:
     _refuse_names(sources)
     provider_of(work.target.device)
     builder_version()
@@ -129,8 +111,6 @@ def _computed_in(graph: Any) -> Any:
 
 
 def _refuse_names(sources: Mapping[str, Source]) -> None:
-    if not sources:
-        raise RecipeError("there is no adapter to pack", expected="at least one")
     odd = [name for name in sources if not name.strip() or not name.isprintable()]
     if odd:
         raise RecipeError(

@@ -40,7 +40,7 @@ def _ask(folder: Path) -> None:
         params.set_search_options(max_length=16, do_sample=False)
         generator = og.Generator(model, params)
         if adapters is not None and name is not None:
-            adapters.load(str(folder / files[name]), name)
+            adapters.load(str(files[name]), name)
             generator.set_active_adapter(adapters, name)
         for ids in ([1, 2, 3], [4], [5, 6]):  # a prompt, one token behind it, several behind it
             generator.append_tokens(np.asarray([ids], dtype=np.int32))

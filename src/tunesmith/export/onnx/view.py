@@ -11,10 +11,16 @@ from pathlib import Path
 
 
 def builder_view(model: Path, scratch: Path) -> Path:
-    """`model`, or where its layers' windows must be spelt out a folder in `scratch` with links to its files."""
+    """`model`, or where its layers' windows must be spelt out a folder in `scratch` with links to its files.
+
+    A model with code of its own, which the builder does not run either, is left as it is.
+    """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(model)).get_text_config()
+    try:
+        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False).get_text_config()
+    except ValueError:
+        return model
     if not getattr(config, "sliding_window", None) or getattr(config, "layer_types", None):
         return model
     kept = json.loads((model / "config.json").read_text(encoding="utf-8"))

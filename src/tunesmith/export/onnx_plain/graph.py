@@ -12,6 +12,8 @@ whole and in parts, alone and in a batch, against the model that it was made of.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.export.types import StepError
+from tunesmith.inference.abilities import depends_on_the_longest
 
 OPSET = 18
 """Of the traced graph; the oldest that both exporters write."""
@@ -79,6 +82,12 @@ def trace(model: Any, folder: Path) -> Traced:
 
     Raises `StepError` where none does, with the reason of each.
     """
+    if depends_on_the_longest(model):
+        raise StepError(
+            "tracing to ONNX",
+            "it turns positions by the length of the text, of which a traced graph knows one",
+            INSTEAD,
+        )
     layers = layers_of(model)
     reasons = []
     for exporter in ("tracing", "dynamo"):
@@ -192,15 +201,21 @@ def vocabulary_of(model: Any) -> int:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Exporters warn of every branch that depends on a shape; whether one matters is found out by running the graph."""
+    """Exporters warn of every branch that depends on a shape; whether one matters is found out by running the graph.
+    And they print all of a graph that they fail at, from below Python, where somebody's JSON is to come."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
+    sys.stdout.flush()
+    output = os.dup(1)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), Path(os.devnull).open("wb") as nothing:
             warnings.simplefilter("ignore")
+            os.dup2(nothing.fileno(), 1)
             yield
     finally:
+        os.dup2(output, 1)
+        os.close(output)
         log.setLevel(level)
 
 

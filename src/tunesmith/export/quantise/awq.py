@@ -12,11 +12,10 @@ from torch import nn
 
 from tunesmith.export.quantise.divergence import Reference
 from tunesmith.export.quantise.folder import open_merged, write_folder
-from tunesmith.export.quantise.gptq import whole_layers
 from tunesmith.export.quantise.grid import Grid
 from tunesmith.export.quantise.layers import Block, blocks_of, group_size
 from tunesmith.export.quantise.packing import pack_awq
-from tunesmith.export.quantise.quantising import bits_of, by_awq, by_rtn, facts_of
+from tunesmith.export.quantise.quantising import bits_of, by_awq, by_rtn, facts_of, head_of, whole_layers
 from tunesmith.export.types import StepError, Work
 
 _BITS = 4
@@ -55,7 +54,7 @@ def write_awq(work: Work) -> Mapping[str, Any]:
         "bits": _BITS,
         "group_size": group,
         "zero_point": True,
-        "modules_to_not_convert": [*whole_layers(opened.model, bits), "lm_head"],
+        "modules_to_not_convert": [*whole_layers(opened.model, bits), head_of(opened.model)],
     }
     size = write_folder(opened, work.staged, layers, config)
     return facts_of(done, bits, size, parameters) | {

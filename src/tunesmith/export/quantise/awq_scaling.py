@@ -19,17 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.export.quantise.calibration import Moments, Shared, Walk
-from tunesmith.export.quantise.grid import Grid, rtn
+from tunesmith.export.quantise.gptq_rounding import output_error
+from tunesmith.export.quantise.grid import NARROWED, Grid, rtn
 from tunesmith.export.quantise.layers import set_weight, weight_of
 
 _STEPS = 20
 _SHARES = (1.0, 0.85, 0.7)
-"""Of a group's range that are tried while α is looked for; trying all of them would take three times as long."""
+"""Of a group's range that are tried while α is looked for; all of them for what was best, as they take longer."""
 _EXACT = 1e-4
 """Relative difference of a decoder layer's output up to which a scaling is the same computation in other steps."""
 
 Fold = Callable[[Tensor], Tensor]
 """Divides what a module gives by s [in] in place and returns the s that this really was."""
+Tie = tuple[int, int]
+"""Copies and width: so many heads of this width read the same values (grouped queries), so they share their scales."""
+_FREE: Tie = (1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,72 +60,74 @@ def scale_block(walk: Walk, model: Any, grid: Grid, bits: dict[str, int], stored
     ]
 
 
-def best_scale(weights: Sequence[Tensor], moments: Moments, grid: Grid) -> tuple[Tensor, float]:
-    """s [in] and its α for weights [out, in] that read the same; s is 1 where no scaling is better."""
+def best_scale(weights: Sequence[Tensor], moments: Moments, grid: Grid, tie: Tie = _FREE) -> tuple[Tensor, float]:
+    """s [in], tied, and its α for weights [out, in] that read the same; s is 1 where no scaling is better."""
     size = (moments.size / max(1, moments.tokens)).clamp_min(1e-6)
-    best, alpha, least = torch.ones_like(size), 0.0, float("inf")
-    for step in range(_STEPS):
-        s = size.pow(step / _STEPS)
+
+    def error(s: Tensor, shares: Sequence[float]) -> float:
+        return sum(output_error(w, rtn(w * s, grid, shares).values() / s, moments.hessian) for w in weights)
+
+    none = torch.ones_like(size)
+    best, alpha, least = none, 0.0, error(none, _SHARES)
+    for step in range(1, _STEPS):
+        s = _tied(size.pow(step / _STEPS), tie)
         s = s / (s.max() * s.min()).sqrt()
-        error = 0.0
-        for weight in weights:
-            wrong = weight - rtn(weight * s, grid, _SHARES).values() / s
-            error += float(((wrong @ moments.hessian) * wrong).sum())
-        if error < least:
-            best, alpha, least = s, step / _STEPS, error
-    return best, alpha
+        if (found := error(s, _SHARES)) < least:
+            best, alpha, least = s, step / _STEPS, found
+    if alpha and error(best, NARROWED) < error(none, NARROWED):
+        return best, alpha
+    return none, 0.0
 
 
 def _scale(walk: Walk, model: Any, one: Shared, moments: Moments, grid: Grid, stored: torch.dtype) -> Scaled:
     layers = [walk.block.linears[path] for path in one.paths]
-    s, alpha = best_scale([weight_of(layer) for layer in layers], moments, grid)
-    if alpha == 0:
-        return Scaled(one.paths, 0.0, None, "no scaling was better")
     expected = walk.output()
+    found: dict[Tie, tuple[Tensor, float]] = {}
     for path, tie, fold in _folds(walk, model, one, stored):
+        if tie not in found:
+            found[tie] = best_scale([weight_of(layer) for layer in layers], moments, grid, tie)
+        s, alpha = found[tie]
+        if alpha == 0:
+            continue
         with _Undo([*layers, model.get_submodule(path)]) as undo:
-            exact = fold(tie(s))
+            exact = fold(s)
             for layer in layers:
                 set_weight(layer, weight_of(layer) * exact)
-            found = walk.output()
-            if float((found - expected).norm()) <= _EXACT * float(expected.norm()):
+            if float((walk.output() - expected).norm()) <= _EXACT * float(expected.norm()):
                 undo.keep()
                 return Scaled(one.paths, alpha, path)
-    return Scaled(one.paths, 0.0, None, "nothing before it can take the scaling exactly")
+    better = not found or any(alpha for _, alpha in found.values())
+    return Scaled(
+        one.paths, 0.0, None, "nothing before it can take the scaling exactly" if better else "no scaling was better"
+    )
 
 
-def _folds(
-    walk: Walk, model: Any, one: Shared, stored: torch.dtype
-) -> Iterator[tuple[str, Callable[[Tensor], Tensor], Fold]]:
+def _folds(walk: Walk, model: Any, one: Shared, stored: torch.dtype) -> Iterator[tuple[str, Tie, Fold]]:
     """Modules that might take the division, with how s must be tied for it, likeliest first."""
     if one.producer is not None and one.producer not in walk.block.linears:
         norm = model.get_submodule(one.producer)
         if isinstance(getattr(norm, "weight", None), Tensor) and norm.weight.dim() == 1:
             for offset in (0.0, 1.0):  # some norms multiply by 1 + weight
-                yield one.producer, _same, _into_norm(norm, offset, stored)
+                yield one.producer, _FREE, _into_norm(norm, offset, stored)
     inputs = weight_of(walk.block.linears[one.paths[0]]).shape[1]
-    heads = getattr(model.config.get_text_config(), "head_dim", None)
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for path in one.before:
         layer = walk.block.linears[path]
         outputs = weight_of(layer).shape[0]
         if outputs == inputs:
-            yield path, _same, _into_linear(layer, 1, 1)
-        elif heads and inputs % outputs == 0 and outputs % heads == 0:
-            yield path, _tied(inputs // outputs, heads), _into_linear(layer, inputs // outputs, heads)
+            yield path, _FREE, _into_linear(layer, _FREE)
+        elif inputs % outputs == 0 and outputs % width == 0:
+            tie = inputs // outputs, width
+            yield path, tie, _into_linear(layer, tie)
 
 
-def _same(s: Tensor) -> Tensor:
-    return s
-
-
-def _tied(copies: int, width: int) -> Callable[[Tensor], Tensor]:
-    """Grouped-query attention: `copies` heads of `width` read the same values, so they must share their scales."""
-
-    def tie(s: Tensor) -> Tensor:
-        by_head = s.view(-1, copies, width)
-        return by_head.log().mean(1, keepdim=True).exp().expand_as(by_head).reshape(-1)
-
-    return tie
+def _tied(s: Tensor, tie: Tie) -> Tensor:
+    """Scales that are the same, in the logarithm's mean, for inputs that hold the same values."""
+    if tie == _FREE:
+        return s
+    by_head = s.view(-1, *tie)
+    return by_head.log().mean(1, keepdim=True).exp().expand_as(by_head).reshape(-1)
 
 
 def _into_norm(norm: Any, offset: float, stored: torch.dtype) -> Fold:
@@ -139,9 +145,9 @@ def _into_norm(norm: Any, offset: float, stored: torch.dtype) -> Fold:
     return fold
 
 
-def _into_linear(layer: Any, copies: int, width: int) -> Fold:
+def _into_linear(layer: Any, tie: Tie) -> Fold:
     def fold(s: Tensor) -> Tensor:
-        rows = s if copies == 1 else s.view(-1, copies, width)[:, 0].reshape(-1)
+        rows = s.view(-1, *tie)[:, 0].reshape(-1)
         set_weight(layer, weight_of(layer) / rows[:, None])
         if layer.bias is not None:
             layer.bias.copy_(layer.bias / rows)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.export.quantise.folder import open_merged, write_folder
-from tunesmith.export.quantise.gptq import whole_layers
 from tunesmith.export.quantise.layers import blocks_of, weight_of
-from tunesmith.export.quantise.quantising import WHOLE, bits_of
+from tunesmith.export.quantise.quantising import WHOLE, bits_of, head_of, whole_layers
 from tunesmith.export.types import StepError, Work
 
 _TYPE = torch.float8_e4m3fn
@@ -43,7 +42,7 @@ def write_fp8(work: Work) -> Mapping[str, Any]:
                 layers[path] = fp8_codes(weight_of(module))
     whole = whole_layers(opened.model, bits)
     parameters = sum(p.numel() for p in opened.model.parameters())
-    size = write_folder(opened, work.staged, layers, _config([*whole, "lm_head"]))
+    size = write_folder(opened, work.staged, layers, _config([*whole, head_of(opened.model)]))
     return {
         "method": "fp8, dynamic scales for tokens",
         "layers": {"8": len(layers), "16": len(whole)},

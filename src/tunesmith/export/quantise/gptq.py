@@ -12,8 +12,8 @@ from tunesmith.export.quantise.folder import open_merged, write_folder
 from tunesmith.export.quantise.grid import Grid
 from tunesmith.export.quantise.layers import blocks_of, group_size
 from tunesmith.export.quantise.packing import pack_gptq
-from tunesmith.export.quantise.quantising import WHOLE, bits_of, by_gptq, by_rtn, facts_of
-from tunesmith.export.quantise.sensitivity import plan
+from tunesmith.export.quantise.quantising import WHOLE, bits_of, by_gptq, by_rtn, facts_of, whole_layers
+from tunesmith.export.quantise.sensitivity import plan, split
 from tunesmith.export.types import Work
 
 _BITS = {"int4": 4, "int8": 8}
@@ -34,19 +34,21 @@ def write_gptq(work: Work) -> Mapping[str, Any]:
     default = _BITS[work.target.precision]
     opened = open_merged(work)
     blocks = blocks_of(opened.model)
+    fitted = measured = work.calibration
     made = None if work.mixed is None else plan(opened.model, work.calibration, bound=work.mixed, tell=work.tell)
     if made is not None:
         work = replace(work, bits={**made.bits, **work.bits})
+        fitted, measured = split(work.calibration)  # the very weights that were found to hold the bound
     bits = bits_of(work, blocks, default, (4, 8))
     group = group_size(blocks)
-    reference = Reference.of(opened.model, work.calibration) if work.calibration else None
+    reference = Reference.of(opened.model, measured) if measured else None
     parameters = sum(p.numel() for p in opened.model.parameters())
 
     def grids(b: int) -> Grid:
         return Grid(b, group)
 
-    if work.calibration:
-        done = by_gptq(opened.model, blocks, bits, grids, work.calibration, work.tell)
+    if fitted:
+        done = by_gptq(opened.model, blocks, bits, grids, fitted, work.tell)
     else:
         work.tell("no calibration rows: weights are rounded to the nearest (RTN)")
         done = by_rtn(blocks, bits, grids)
@@ -87,16 +89,3 @@ def _rule(path: str) -> str:
     parent, _, name = path.rpartition(".")
     fused = _FUSED.get(name)
     return rf"^{re.escape(path)}$" if fused is None else rf"^{re.escape(parent)}\.({name}|{fused})$"
-
-
-def whole_layers(model: Any, bits: Mapping[str, int]) -> list[str]:
-    """Linear layers other than the head that are written as they are: planned so, or of sizes that do not fit."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    return [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head and bits.get(path, WHOLE) == WHOLE
-    ]

@@ -77,7 +77,8 @@ def set_weight(module: Any, weight: Tensor) -> None:
 def group_size(model_blocks: list[Block]) -> int:
     """Inputs that share a scale: the largest of 128, 64, 32 and 16 that divides the inputs of every layer.
 
-    Servers have kernels for these, and no kernel for a shorter group at a row's end; 128 where none divides.
+    Servers have kernels for these (for 16 slow ones only), and none for a shorter group at a row's end; 128 where none
+    divides.
     """
     inputs = {weight_of(module).shape[1] for block in model_blocks for module in block.linears.values()}
     return next((size for size in (128, 64, 32, 16) if all(n % size == 0 for n in inputs)), 128)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.export.quantise.awq_scaling import Scaled, scale_block
 from tunesmith.export.quantise.calibration import Walk, begin
@@ -47,6 +49,23 @@ def bits_of(work: Work, blocks: list[Block], default: int, possible: Sequence[in
         )
     allowed = sorted({*possible, WHOLE})
     return {path: next(a for a in allowed if a >= work.bits.get(path, default)) for path in sorted(paths)}
+
+
+def whole_layers(model: Any, bits: Mapping[str, int]) -> list[str]:
+    """Linear layers other than the head that are written as they are: planned so, or of sizes that do not fit."""
+    head = model.get_output_embeddings()
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and bits.get(path, WHOLE) == WHOLE
+    ]
+
+
+def head_of(model: Any) -> str:
+    """Path of the head, which is written as it is; not every architecture calls it `lm_head`."""
+    head = model.get_output_embeddings()
+    path: str = next(path for path, module in model.named_modules() if module is head)
+    return path
 
 
 @torch.no_grad()

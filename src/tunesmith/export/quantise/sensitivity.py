@@ -11,7 +11,7 @@ are not those that the weights were fitted to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,17 +119,31 @@ def plan(
     reference = Reference.of(model, measured)
     found = trial.sensitivities(Reference.of(model, measured, _ALONE), levels)
     states = _ladder(found, levels)
-    place = trial.first_within(reference, found, states, bound)
-    step = 1
-    while True:
-        chosen = _by_path(found, states[place])
-        divergence = trial.truly(reference, chosen)
-        tell(f"planning: {_said(chosen)}: KL {divergence:.4f}, at most {bound} allowed")
-        if divergence <= bound or place == len(states) - 1:
-            break
-        place, step = min(len(states) - 1, place + step), 2 * step
+    place, divergence = _first_true(
+        lambda place: trial.truly(reference, _by_path(found, states[place])),
+        trial.first_within(reference, found, states, bound),
+        len(states) - 1,
+        bound,
+    )
     size = sum(one.bytes[b] for one, b in zip(found, states[place], strict=True))
-    return Plan(chosen, bound, divergence, size, tuple(found))
+    return Plan(_by_path(found, states[place]), bound, divergence, size, tuple(found))
+
+
+def _first_true(measure: Callable[[int], float], likely: int, last: int, bound: float) -> tuple[int, float]:
+    """The first place found, from a likely one on, where what is measured is within the bound; `last` at the latest.
+
+    Steps grow until one is within it, and what they passed over is then halved: measuring is dear.
+    """
+    place, failing, step = likely, likely - 1, 1
+    while (value := measure(place)) > bound and place < last:
+        failing, place, step = place, min(last, place + step), 2 * step
+    while place - failing > 1:
+        middle = (place + failing) // 2
+        if (nearer := measure(middle)) <= bound:
+            place, value = middle, nearer
+        else:
+            failing = middle
+    return place, value
 
 
 def split(rows: Rows) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
@@ -189,6 +203,7 @@ class _Trial:
         self._cut(bits)
         divergence = reference.divergence(self.model)
         self._restore()
+        self.tell(f"planning: {_said(bits)}: KL {divergence:.4f}")
         return divergence
 
     def _groups(self) -> list[tuple[str, ...]]:
@@ -225,9 +240,9 @@ def _ladder(found: Sequence[Sensitivity], levels: Sequence[int]) -> list[tuple[i
     states = [tuple(now)]
     while any(level < WHOLE for level in now):
         _, group, level = max(
-            (_gain(one, now[i], level), -i, level) for i, one in enumerate(found) for level in levels if level > now[i]
+            (_gain(one, now[i], level), -i, -level) for i, one in enumerate(found) for level in levels if level > now[i]
         )
-        now[-group] = level
+        now[-group] = -level
         states.append(tuple(now))
     return states
 

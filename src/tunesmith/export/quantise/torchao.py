@@ -11,9 +11,8 @@ from torch import nn
 
 from tunesmith.errors import EngineError
 from tunesmith.export.quantise.folder import copy_beside, open_merged
-from tunesmith.export.quantise.gptq import whole_layers
 from tunesmith.export.quantise.layers import blocks_of
-from tunesmith.export.quantise.quantising import bits_of
+from tunesmith.export.quantise.quantising import bits_of, head_of, whole_layers
 from tunesmith.export.types import StepError, Work
 from tunesmith.models.writing import system_errors
 
@@ -47,14 +46,14 @@ def write_torchao(work: Work) -> Mapping[str, Any]:
                 "export with --to gptq --bits 8",
                 where=path,
             )
-    whole = whole_layers(opened.model, bits)
+    whole, head = whole_layers(opened.model, bits), head_of(opened.model)
     parameters, stored, folder = sum(p.numel() for p in opened.model.parameters()), opened.stored, opened.folder
     del opened, blocks  # before the next copy is loaded
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=stored,
-            quantization_config=TorchAoConfig(scheme, modules_to_not_convert=[*whole, "lm_head"]),
+            quantization_config=TorchAoConfig(scheme, modules_to_not_convert=[*whole, head]),
             device_map="cuda" if torch.cuda.is_available() else None,
             use_safetensors=True,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tunesmith.errors import EngineError
-from tunesmith.inference.genai_config import adapter_files
+from tunesmith.inference.genai_config import adapter_file
 from tunesmith.inference.ort_engine import open_graph
 from tunesmith.inference.serving.engines import ONNX_KINDS
 from tunesmith.inference.serving.making import make_request
@@ -70,7 +71,9 @@ class OnnxResident:
         self.asked, self.used = 0, time.monotonic()
         self._most = limits.adapters
         self._adapters: dict[str, OrtAdapter] = {}
-        self._lock = threading.Lock()
+        self._asking = Counter[str]()
+        # Files are read under the first; the second is never held for long, as event loops wait for it.
+        self._reading, self._lock = threading.Lock(), threading.Lock()
 
     @property
     def adapters(self) -> int:
@@ -80,8 +83,11 @@ class OnnxResident:
         """What lies in the export's folder, whatever template is named."""
         return self._speaking
 
-    def adapter(self, name: str | None) -> OrtAdapter | None:
-        """An adapter by its name, read where it is not in memory. Raises `EngineError` where there is none."""
+    def take(self, name: str | None) -> OrtAdapter | None:
+        """An adapter by its name, read where it is not in memory, and counted as asked until `give_back`.
+
+        Raises `EngineError` where there is none.
+        """
         if name is None:
             return None
         if name not in self.artifact.adapters:
@@ -89,12 +95,27 @@ class OnnxResident:
                 f"this export has no adapter {name!r}", where=self.artifact.folder.name,
                 expected=f"one of {', '.join(self.artifact.adapters)}" if self.artifact.adapters else "no adapter",
             )  # fmt: skip
-        with self._lock:
-            found = self._adapters.pop(name, None) or read_adapter(self.artifact, name)
-            self._adapters[name] = found  # the one used last comes last
-            while len(self._adapters) > self._most:
-                self.loop.forget(cast(Any, self._adapters.pop(next(iter(self._adapters)))))
+        with self._reading:
+            found = self._adapters.get(name) or read_adapter(self.artifact, name)
+            with self._lock:
+                self._adapters.pop(name, None)
+                self._adapters[name] = found  # the one used last comes last
+                self._asking[name] += 1
+                self._shed()
             return found
+
+    def give_back(self, adapter: OrtAdapter | None) -> None:
+        """One who asked this adapter does so no more."""
+        if adapter is not None:
+            with self._lock:
+                self._asking[adapter.name] -= 1
+                self._shed()
+
+    def _shed(self) -> None:
+        """Adapters unused for longest leave where there are too many; one that is asked stays. The lock is held."""
+        free = [name for name in self._adapters if not self._asking[name]]
+        for name in free[: max(0, len(self._adapters) - self._most)]:
+            self.loop.forget(cast(Any, self._adapters.pop(name)))
 
 
 class OnnxServing:
@@ -127,7 +148,7 @@ class OnnxServing:
                 yield item
         finally:
             request.cancelled = True
-            self._leave(resident)
+            self._leave(resident, cast(Any, request.adapter))
         if isinstance(item, Exception):
             raise item
         yield item
@@ -188,20 +209,20 @@ class OnnxServing:
             resident.loop.close()
 
     def _load(self, ref: ModelRef) -> Loaded:
-        resident = self._asked(ref)
+        resident, adapter = self._asked(ref), None
         try:
-            resident.adapter(ref.variant)
+            adapter = resident.take(ref.variant)
             return Loaded(ref, resident.context, resident.speaking(ref.chat_template).renderer)
         finally:
-            self._leave(resident)
+            self._leave(resident, adapter)
 
     def _prepared(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> tuple[OnnxResident, Request]:
-        resident = self._asked(ask.model)
+        resident, adapter = self._asked(ask.model), None
         try:
-            adapter = resident.adapter(ask.model.variant)
+            adapter = resident.take(ask.model.variant)
             return resident, make_request(ask, resident, cast(Any, adapter), loop)
         except BaseException:
-            self._leave(resident)
+            self._leave(resident, adapter)
             raise
 
     def _asked(self, ref: ModelRef) -> OnnxResident:
@@ -242,7 +263,8 @@ class OnnxServing:
                 raise OverloadedError(max(one.loop.retry_after for one in self._residents.values()))
             self._retire(min(idle, key=lambda base: self._residents[base].used))
 
-    def _leave(self, resident: OnnxResident) -> None:
+    def _leave(self, resident: OnnxResident, adapter: OrtAdapter | None) -> None:
+        resident.give_back(adapter)
         with self._lock:
             resident.asked -= 1
             resident.used = time.monotonic()
@@ -252,7 +274,8 @@ class OnnxServing:
 
     def _give_back(self, done: asyncio.Future[tuple[OnnxResident, Request]]) -> None:
         if not done.cancelled() and done.exception() is None:
-            self._leave(done.result()[0])
+            resident, request = done.result()
+            self._leave(resident, cast(Any, request.adapter))
 
 
 def _served(folder: Path) -> Artifact:
@@ -278,11 +301,11 @@ def read_adapter(artifact: Artifact, name: str) -> OrtAdapter:
     """The factors of an adapter. Raises `EngineError` where its file cannot be read."""
     import onnxruntime
 
-    path = artifact.folder / adapter_files(artifact.folder)[name]
+    path = adapter_file(artifact.folder, name)
     try:
         values = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
-    except Exception as error:  # the runtime's errors have no common ancestor but this
+    except RuntimeError as error:
         raise EngineError(
-            f"the adapter {name} cannot be read: {error}", where=artifact.folder.name, fix="export again"
+            f"the adapter {name} cannot be read: {str(error).strip()}", where=artifact.folder.name, fix="export again"
         ) from error
     return OrtAdapter(name, values)

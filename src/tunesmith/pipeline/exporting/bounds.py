@@ -53,10 +53,15 @@ _BY_PRECISION = {
 }
 
 
-def bounds_of(target: Target, dtypes: Sequence[Any]) -> Bounds:
-    """The bounds of a target; `dtypes` are those in which an export of the precision `own` stores its weights."""
+def bounds_of(target: Target, dtypes: Sequence[Any], *, half_activations: bool = False) -> Bounds:
+    """The bounds of a target.
+
+    dtypes: in which an export of the precision `own` stores its weights. half_activations: whether its runtime
+    computes some of it in half precision, whatever the weights are held in.
+    """
     if target.precision != "own":
-        return _BY_PRECISION[target.precision]
+        found = _BY_PRECISION[target.precision]
+        return HALF if found is FULL and half_activations else found
     if target.kind == "adapter":  # beside its base it is computed as it was when it was tuned
         return FULL
     return HALF if any(str(dtype).rpartition(".")[2] in ("float16", "bfloat16") for dtype in dtypes) else FULL

@@ -6,62 +6,36 @@ A folder gets its name only when every check was made and none failed. One that 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RecipeError, TunesmithError, VerificationError
+from tunesmith.errors import TunesmithError, VerificationError
 from tunesmith.export.source import FolderSource, open_source
 from tunesmith.export.types import StepError, Work
 from tunesmith.export.writers import writer_of
 from tunesmith.inference.artifacts import open_artifact
-from tunesmith.inference.torch_artifacts import LOADING
-from tunesmith.models.artifact import Artifact, Target, hash_files, write_artifact
-from tunesmith.models.base_files import look_at_files
-from tunesmith.models.methods import CARD
+from tunesmith.models.artifact import Artifact, Target, write_artifact
 from tunesmith.pipeline.evidence import read_evidence
-from tunesmith.pipeline.exporting.card import add_evidence
+from tunesmith.pipeline.exporting.asked import Asked, aside_of, refuse, refuse_strangers, refuse_taken
+from tunesmith.pipeline.exporting.manifest import described, failure, with_evidence
 from tunesmith.pipeline.exporting.measure import measure_artifact, speed_of
 from tunesmith.pipeline.exporting.records import EXPORTS, record_export
 from tunesmith.pipeline.exporting.reference import Reference, measure_reference
 from tunesmith.pipeline.exporting.report import write_report_again
 from tunesmith.pipeline.exporting.rows import FrozenRows, calibration_ids, frozen_rows
 from tunesmith.pipeline.exporting.space import refuse_full_disk
-from tunesmith.pipeline.exporting.targets import refuse_impossible
 from tunesmith.pipeline.exporting.types import Exported, Verification
 from tunesmith.pipeline.exporting.verify import read_back, verify
+from tunesmith.pipeline.exporting.working import prefixed, scratch_folder, teller
 from tunesmith.pipeline.prepare import Listener
 from tunesmith.recipe import load_recipe
 from tunesmith.recipe.schema import Recipe
-from tunesmith.runs import RunFolder, staged_folder, write_json
-
-VERIFICATION = "verification.json"
-_LIBRARIES = (
-    "tunesmith", "torch", "transformers", "peft", "safetensors", "onnx", "onnxruntime", "onnxruntime-genai", "openvino",
-    "gguf", "llama-cpp-python", "torchao",
-)  # fmt: skip
-_NAMELESS = "adapter"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What one export is to be: `folder` is the one it gets, `bits` a plan of mixed precision, by module.
-
-    mixed: mean KL in nats per token within which the writer makes such a plan itself.
-    """
-
-    target: Target
-    folder: Path
-    bits: Mapping[str, int]
-    mixed: float | None = None
+from tunesmith.runs import RunFolder, staged_folder
 
 
 def export_run(
@@ -104,20 +78,16 @@ def export_run_to(
 ) -> list[Exported]:
     """Several exports of one run, one after the other; the tuned model is asked once. Raises as `export_run`."""
     asked = [Asked(t, out or folder.path / "export" / str(t), bits or {}, mixed) for t, out in targets]
-    _refuse(asked)
+    refuse(asked)
     with folder.lock(), folder.events([listener] if listener is not None else []) as events:
         recipe = load_recipe(folder.recipe_file)
         read_evidence(folder)  # where the report cannot be written again, that is better known before than after
         source = open_source(folder, recipe)
-        for one in asked:
-            refuse_full_disk(source, one.target, one.folder)
+        refuse_full_disk(source, [one.target for one in asked], asked[0].folder)
 
-        def write(event: dict[str, Any]) -> None:
-            events.write(event["kind"], **{k: v for k, v in event.items() if k != "kind"})
-
-        tell = _teller(write)
+        tell = teller(events.relay)
         done = []
-        with _scratch(asked[0].folder) as scratch:
+        with scratch_folder(*(one.folder for one in asked)) as scratch:
             rows = frozen_rows(folder, recipe)
             reference = measure_reference(source, rows, folder.evaluation, scratch, tell)
             calibration = calibration_ids(rows, source.renderer, recipe) if isinstance(rows, FrozenRows) else ()
@@ -154,10 +124,10 @@ def export_source(
     """Export a model without a run (`export.source.open_folders`). There are no test rows, and the verification says
     so; everything else is checked. `calibration`: token ids of rows, for quantisers. Raises as `export_run`."""
     asked = Asked(target, out, bits or {})
-    _refuse([asked])
-    refuse_full_disk(source, target, out)
-    tell = _teller(listener)
-    with _scratch(out) as scratch:
+    refuse([asked])
+    refuse_full_disk(source, [target], out)
+    tell = teller(listener)
+    with scratch_folder(out) as scratch:
         reference = measure_reference(source, _NO_RUN, None, scratch, tell)
         name = _name_in(target, source.recipe)
         return _exported(asked, {name: reference}, scratch, calibration, max_loss, None, tell)
@@ -179,19 +149,18 @@ def export_pack(
     `RecipeError` where a source is no adapter or is one of another base.
     """
     asked = Asked(target, out, {})
-    _refuse([asked])
-    _refuse_strangers(base, sources)
-    for source in sources.values():
-        refuse_full_disk(source, target, out)
-    tell = _teller(listener)
-    with _scratch(out) as scratch:
+    refuse([asked])
+    refuse_strangers(base, sources)
+    refuse_full_disk(next(iter(sources.values())), [target], out, len(sources))
+    tell = teller(listener)
+    with _locked(runs or {}), scratch_folder(out) as scratch:
         references = {}
-        for name, source in sources.items():
+        for place, (name, source) in enumerate(sources.items()):
             run = (runs or {}).get(name)
             rows = frozen_rows(run, source.recipe) if run is not None else _NO_RUN
             answers = run.evaluation if run is not None else None
-            inner = scratch / f"of-{name}"
-            references[name] = measure_reference(source, rows, answers, inner, _named(name, tell))
+            inner = scratch / f"of-{place}"
+            references[name] = measure_reference(source, rows, answers, inner, prefixed(name, tell))
         try:
             exported = _exported(asked, references, scratch, (), max_loss, scratch / "answers", tell, runs=runs)
         except VerificationError:
@@ -201,10 +170,79 @@ def export_pack(
     return exported
 
 
+def export_against(
+    reference: Reference,
+    target: Target,
+    out: Path,
+    *,
+    scratch: Path,
+    calibration: Sequence[Sequence[int]] = (),
+    max_loss: float | None = None,
+    answers: Path,
+    tell: Callable[[str], None],
+) -> Exported:
+    """An export held against what was measured of the tuned model before, and measured in a process of its own.
+
+    Nothing is recorded in a run: these are the exports among which is chosen (`auto`). answers: folder for the answers
+    to the reference's rows. Raises as `export_run`.
+    """
+    asked = Asked(target, out, {})
+    refuse([asked])
+    refuse_full_disk(reference.source, [target], out)
+    name = _name_in(target, reference.recipe)
+    return _exported(asked, {name: reference}, scratch, calibration, max_loss, answers, tell, measure=True)
+
+
+def confirm_export(
+    artifact: Artifact,
+    reference: Reference,
+    run: RunFolder,
+    *,
+    max_loss: float | None,
+    place: Path | None = None,
+    tell: Callable[[str], None],
+) -> Exported:
+    """A finished export, chosen by other rows, held against the tuned model on the test rows, and recorded in its run.
+
+    Its manifest, card and `verification.json` say afterwards what these rows say, and it is moved to `place`. Raises
+    `VerificationError` where a check fails: the export is then kept as `<folder>.failed`.
+    """
+    name = _name_in(artifact.target, reference.recipe)
+    found, _ = _verified(artifact, {name: reference}, max_loss, run.evaluation / EXPORTS, tell, speed=False)
+    done = with_evidence(artifact, found, {})
+    named = replace(done, folder=place or done.folder)
+    named.folder.parent.mkdir(parents=True, exist_ok=True)
+    if place is not None:
+        refuse_taken(place)  # it may have come to be there since this began
+    record_export(run, named, found[0])
+    if not found[0].passed:
+        raise failure(artifact.target, found, _kept_aside(done.folder, named.folder))
+    if place is not None:
+        shutil.move(done.folder, place)
+    return Exported(named, tuple(found))
+
+
+def _kept_aside(written: Path, folder: Path) -> Path:
+    """Name what failed `<folder>.failed`, in place of an earlier one."""
+    kept = aside_of(folder)
+    if kept.exists():
+        shutil.rmtree(kept)
+    shutil.move(written, kept)
+    return kept
+
+
 def _report_again(runs: Mapping[str, RunFolder]) -> None:
     for run in runs.values():
-        with run.lock():
-            write_report_again(run)
+        write_report_again(run)
+
+
+@contextmanager
+def _locked(runs: Mapping[str, RunFolder]) -> Iterator[None]:
+    """Keep others from writing these runs, of which two names may mean the same."""
+    with ExitStack() as held:
+        for run in {run.path.resolve(): run for run in runs.values()}.values():
+            held.enter_context(run.lock())
+        yield
 
 
 _NO_RUN = "this model comes without a run, so there are no test rows"
@@ -230,29 +268,37 @@ def _exported(
     """Written, opened, verified and named, or kept as failed."""
     began = time.monotonic()
     first = next(iter(references.values())).source
-    with staged_folder(asked.folder) as staged:
+    with staged_folder(asked.folder, replace=False) as staged:
         tell(f"writing {asked.target}")
         facts = dict(_write(asked, references, staged, scratch, calibration, tell))
-        artifact = _described(asked.target, staged, first, references, facts)
+        artifact = described(asked.target, staged, first, references, facts)
         write_artifact(artifact)
         tell("opening the export")
         verifications, speed = _verified(artifact, references, max_loss, answers, tell, speed=not measure)
-        if measure and all(one.passed and _in_its_runtime(one) for one in verifications):
+        if measure and all(_worth_measuring(one) for one in verifications):
             tell("measuring speed and memory in a process of its own")
             speed = {"speed": measure_artifact(staged, next(iter(references)) or None).to_dict()}
-        artifact = _with_evidence(artifact, verifications, {**facts, **speed, "seconds": time.monotonic() - began})
-        named = replace(artifact, folder=asked.folder)
-        for name, one in zip(references, verifications, strict=True):
-            if runs is not None and name in runs:
-                record_export(runs[name], named, one)
+        artifact = with_evidence(artifact, verifications, {**facts, **speed, "seconds": time.monotonic() - began})
         failed = [one for one in verifications if not one.passed]
+        named = replace(artifact, folder=asked.folder)
         if failed:
-            kept = asked.folder.with_name(f"{asked.folder.name}.failed")
-            if kept.exists():
-                shutil.rmtree(kept)
-            staged.rename(kept)
-            raise _failure(asked.target, failed, kept)
+            kept = _kept_aside(staged, asked.folder)
+            _record(runs or {}, named, references, verifications)
+            raise failure(asked.target, failed, kept)
+    _record(runs or {}, named, references, verifications)
     return Exported(named, tuple(verifications))
+
+
+def _record(
+    runs: Mapping[str, RunFolder],
+    artifact: Artifact,
+    references: Mapping[str, Reference],
+    verifications: Sequence[Verification],
+) -> None:
+    """Keep in each run what was found, once the export has its name."""
+    for name, one in zip(references, verifications, strict=True):
+        if name in runs:
+            record_export(runs[name], artifact, one)
 
 
 def _write(
@@ -268,40 +314,6 @@ def _write(
     named = {} if "" in sources else sources
     work = Work(first, asked.target, staged, scratch, tell, calibration, asked.bits, named, asked.mixed)
     return writer_of(asked.target.kind)(work)
-
-
-def _described(
-    target: Target, staged: Path, source: FolderSource, references: Mapping[str, Reference], facts: Mapping[str, Any]
-) -> Artifact:
-    """The manifest as far as it is known before anything was verified."""
-    template = source.template
-    if target.kind == "adapter":
-        base = look_at_files(source.base_folder, name=source.recipe.base.model)
-        facts = {**facts, LOADING: _loading(source), "base_bytes": base.bytes}
-    files, size = hash_files(staged)
-    return Artifact(
-        folder=staged,
-        target=target,
-        files=files,
-        bytes=size,
-        base=source.recipe.base.model,
-        base_sha256=source.base_sha256,
-        chat_template=source.recipe.base.chat_template,
-        template_sha256=hashlib.sha256(template.encode()).hexdigest() if template is not None else None,
-        stop_ids=source.stop_ids,
-        context=source.context,
-        adapters=tuple(name for name in references if name),
-        versions=_versions(),
-        facts=facts,
-    )
-
-
-def _loading(source: FolderSource) -> dict[str, Any]:
-    """How a run loads its base below an adapter."""
-    spec = source.recipe.base
-    base = {"revision": spec.revision, "dtype": spec.dtype}
-    method = source.method.model_dump(mode="json") if source.method is not None else None
-    return {"base": base, "method": method}
 
 
 def _verified(
@@ -327,105 +339,7 @@ def _verified(
     return found, measured
 
 
-def _in_its_runtime(found: Verification) -> bool:
-    """Whether it was opened by what it is made for; the speed of anything else says nothing."""
-    return not any(check.name == "runtime" and check.status == "not possible" for check in found.checks)
-
-
-def _with_evidence(artifact: Artifact, verifications: Sequence[Verification], facts: Mapping[str, Any]) -> Artifact:
-    """The manifest and card with what was found, and the files hashed as they are now."""
-    said = [one.to_dict() for one in verifications]
-    write_json(artifact.folder / VERIFICATION, {"verification": said})
-    add_evidence(artifact.folder / CARD, artifact.target, verifications)
-    files, size = hash_files(artifact.folder)
-    passed = {one.adapter or _NAMELESS: one.passed for one in verifications}
-    kept = {**artifact.facts, **facts, "verification": {"passed": all(passed.values()), "file": VERIFICATION}}
-    done = replace(artifact, files=files, bytes=size, facts=json.loads(json.dumps(kept)))
-    write_artifact(done)
-    return done
-
-
-def _failure(target: Target, failed: Sequence[Verification], kept: Path) -> VerificationError:
-    said = [
-        f"{check.name}: {check.text}" if one.adapter is None else f"{one.adapter}, {check.name}: {check.text}"
-        for one in failed
-        for check in one.failed
-    ]
-    only_task = all(check.name == "task" for one in failed for check in one.failed)
-    return VerificationError(
-        f"the export to {target} is not the tuned model: " + "; ".join(said),
-        where=str(kept),
-        expected="every check of docs/export.md passed",
-        fix="choose a higher precision, or say with --max-loss what loss you accept"
-        if only_task
-        else f"look at {VERIFICATION} there; a higher precision, or another format, may pass",
-    )
-
-
-def _refuse(asked: Sequence[Asked]) -> None:
-    """Raise `RecipeError` for targets that are none, and for paths that are taken."""
-    for one in asked:
-        refuse_impossible(one.target)
-        if one.mixed is not None and one.target.kind != "gptq":
-            raise RecipeError(f"{one.target.kind} is not made with mixed precision", where="--mixed", expected="gptq")
-        if one.mixed is not None and not one.mixed > 0:
-            raise RecipeError(f"a mean KL of {one.mixed} cannot be kept", where="--mixed", expected="a number above 0")
-        if one.folder.exists():
-            raise RecipeError("this path exists already", where=str(one.folder), fix="choose another, or remove it")
-    if len({one.folder for one in asked}) < len(asked):
-        raise RecipeError("two exports would get the same folder", where="--to", fix="name each format once")
-
-
-def _refuse_strangers(base: str, sources: Mapping[str, FolderSource]) -> None:
-    """Raise `RecipeError` where adapters are not all of one base; all are named at once."""
-    if not sources:
-        raise RecipeError("there is nothing to pack", where="adapters", expected="name=RUN, at least one")
-    whole = [name for name, source in sources.items() if not source.is_adapter]
-    hashes = {source.base_sha256 for source in sources.values()}
-    other = [name for name, source in sources.items() if source.recipe.base.model != base]
-    said = []
-    if whole:
-        said.append(f"{', '.join(whole)} {'is' if len(whole) == 1 else 'are'} tuned in full")
-    if len(hashes) > 1 or (other and len({sources[n].base_folder for n in sources}) > 1):
-        said.append("they were tuned on different bases")
-    if said:
-        raise RecipeError(
-            "; ".join(said), where="adapters", expected=f"adapters of {base}, all of the same weights",
-            fix="pack only adapters of one base",
-        )  # fmt: skip
-
-
-def _teller(listener: Listener | None) -> Callable[[str], None]:
-    """Lines of progress as events, with the seconds since the export began."""
-    began = time.monotonic()
-
-    def tell(line: str) -> None:
-        if listener is not None:
-            listener({"kind": "note", "stage": "export", "text": line, "seconds": time.monotonic() - began})
-
-    return tell
-
-
-def _named(name: str, tell: Callable[[str], None]) -> Callable[[str], None]:
-    return lambda line: tell(f"{name}: {line}")
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder on the disk of the export for large files on the way to it, gone afterwards."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _worth_measuring(found: Verification) -> bool:
+    """Whether its speed says something: it is the tuned model, whatever it lost, in the runtime that it is made for."""
+    back = any(check.name == "runtime" and check.status == "not possible" for check in found.checks)
+    return not back and all(check.name == "task" for check in found.failed)

@@ -8,7 +8,6 @@ answer's end then does not decide how much is measured. Peak memory is that of a
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from tunesmith.inference.artifacts import open_artifact
 from tunesmith.inference.torch_engine import TorchEngine
 from tunesmith.inference.types import FloatArray, ProbedEngine, TokenModel, TokenRow
 from tunesmith.models.artifact import read_artifact
+from tunesmith.training.resources import peak_memory
 
 PROMPT_TOKENS, NEW_TOKENS, ROUNDS = 64, 32, 3
 
@@ -153,10 +153,9 @@ class _TorchRow:
 
 def _main(folder: Path, adapter: str | None) -> None:
     engine = open_artifact(read_artifact(folder, check=False), adapter)
-    unit = 1 if sys.platform == "darwin" else 1024
     found = speed_of(engine)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps(replace(found, peak_memory=peak).to_dict()))
+    # Not by `getrusage`: its maximum begins with that of the process which started this one.
+    print(json.dumps(replace(found, peak_memory=peak_memory()).to_dict()))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ class Parity:
     logits about their mean at each position (relative L2 error). kl: mean over the positions of real rows of the
     Kullback-Leibler divergence of the next token, tuned from export, in nats. top1: share of these positions with the
     same most probable token. kept: share of what tuning changed that arrived, 1 where all did; None where tuning
-    changed nothing. finite: whether every logit is a number.
+    changed nothing. finite: whether every logit is a number. width: tokens that the export has logits for, as far as
+    the tuned model has; narrower: whether that is fewer.
     """
 
     error: float
@@ -31,6 +32,8 @@ class Parity:
     top1: float
     kept: float | None
     finite: bool
+    width: int
+    narrower: bool
 
 
 def parity(
@@ -47,10 +50,11 @@ def parity(
     """
     error = missed = said = divergence = same = along = length = 0.0
     positions = counted = 0
-    finite = True
+    finite, narrower, narrowest = True, False, 0
     for place, ours in enumerate(tuned):
         theirs = exported(place)
         width = min(ours.shape[1], theirs.shape[1])
+        narrower, narrowest = narrower or width < ours.shape[1], min(width, narrowest or width)
         one, other = (np.asarray(x[:, :width], dtype=np.float64) for x in (ours, theirs))
         if not np.isfinite(other).all():
             finite = False
@@ -62,7 +66,7 @@ def parity(
         p, q = _log_softmax(one), _log_softmax(other)
         if place < real or not real:
             divergence += float((np.exp(p) * (p - q)).sum())
-            same += float((one.argmax(-1) == other.argmax(-1)).sum())
+            same += float((one.argmax(-1) == theirs.argmax(-1)).sum())
             counted += len(one)
         if base is not None:
             before = _log_softmax(np.asarray(base(place)[:, :width], dtype=np.float64))
@@ -71,7 +75,8 @@ def parity(
             along += float((_centred(q[:, :narrow] - before) * change).sum())
             length += float((change * change).sum())
     if not finite:
-        return Parity(float("inf"), float("inf"), float("inf"), 0.0, None, finite=False)
+        inf = float("inf")
+        return Parity(inf, inf, inf, 0.0, None, finite=False, width=narrowest, narrower=narrower)
     return Parity(
         error=error,
         scaled=math.sqrt(missed / said) if said else 0.0,
@@ -79,6 +84,8 @@ def parity(
         top1=same / counted,
         kept=along / length if length > _NOTHING * positions else None,
         finite=True,
+        width=narrowest,
+        narrower=narrower,
     )
 
 

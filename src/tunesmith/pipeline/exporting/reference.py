@@ -123,12 +123,12 @@ def tuned_evaluation(engine: Engine, rows: FrozenRows, recipe: Recipe, answers: 
     )  # fmt: skip
     if known is not None:
         return known
-    tell(f"asking the tuned model the {len(rows.test)} test rows, which the run did not")
+    tell(f"asking the tuned model the {len(rows.test)} {rows.part} rows, which the run did not")
     return score(TUNED, engine, rows, recipe, answers / "exports", tell)
 
 
 def score(name: str, engine: Engine, rows: FrozenRows, recipe: Recipe, folder: Path, tell: Tell) -> Evaluation:
-    """A model as one more candidate on the test rows, asked in the deciding way of the recipe; answers go to `folder`.
+    """A model as one more candidate on the rows, asked in the deciding way of the recipe; answers go to `folder`.
 
     What lies there under this name is asked anew: a new export has other weights.
     """
@@ -143,11 +143,11 @@ def score(name: str, engine: Engine, rows: FrozenRows, recipe: Recipe, folder: P
 
     return evaluate_candidate(
         candidate, rows.task, rows.test, folder, latency_rows=spec.latency_rows, resamples=spec.bootstrap,
-        confidence=spec.confidence, seed=recipe.train.seed, clusters=rows.clusters, on_progress=_told(tell),
+        confidence=spec.confidence, seed=recipe.train.seed, clusters=rows.clusters, on_progress=_told(tell, rows.part),
     )  # fmt: skip
 
 
-def _told(tell: Tell) -> Callable[[int, int], None]:
+def _told(tell: Tell, part: str) -> Callable[[int, int], None]:
     """Progress in quarters: a line for every row would hide the others."""
     told = 0
 
@@ -156,7 +156,7 @@ def _told(tell: Tell) -> Callable[[int, int], None]:
         quarter = 4 * count // total
         if quarter > told and count < total:
             told = quarter
-            tell(f"{count} of {total} test rows answered")
+            tell(f"{count} of {total} {part} rows answered")
 
     return done
 

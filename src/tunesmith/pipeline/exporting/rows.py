@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tunesmith.data.types import Example
 from tunesmith.errors import TunesmithError
@@ -22,17 +23,24 @@ CALIBRATION_ROWS = 128
 """Training rows at equal distances that quantisers see at most, as GPTQ's and AWQ's authors take."""
 
 
+Part = Literal["test", "validation", "train"]
+
+
 @dataclass(frozen=True, slots=True)
 class FrozenRows:
-    """Task and rows of a run; `clusters` as `clusters_in` has them."""
+    """Task and rows of a run; `clusters` as `clusters_in` has them.
+
+    test: the rows that are answered: those of `part`, which are validation rows where something is chosen by them.
+    """
 
     task: Task
     train: Sequence[Example]
     test: tuple[Example, ...]
     clusters: Mapping[str, str] | None
+    part: Part = "test"
 
 
-def frozen_rows(folder: RunFolder, recipe: Recipe) -> FrozenRows | str:
+def frozen_rows(folder: RunFolder, recipe: Recipe, part: Part = "test") -> FrozenRows | str:
     """The rows of a run, or why they cannot be had. Rows that are others now are no test rows: that is a reason too."""
     path = folder.path / TASK
     if recipe.data.columns.second is not None:
@@ -46,13 +54,15 @@ def frozen_rows(folder: RunFolder, recipe: Recipe) -> FrozenRows | str:
     known = folder.manifest().get("data", {}).get("splits_sha256")
     if known != dict(rows.splits.hashes):
         return "the run's data files hold other rows now than those it was tuned and measured on"
-    if not rows.splits.test:
-        return "the run has no test rows"
+    answered = tuple(getattr(rows.splits, part))
+    if not answered:
+        return f"the run has no {part} rows"
     return FrozenRows(
         restore_task(json.loads(path.read_text(encoding="utf-8"))),
         rows.splits.train,
-        tuple(rows.splits.test),
-        clusters_in(rows.splits.test, recipe.data.split.group_by),
+        answered,
+        clusters_in(answered, recipe.data.split.group_by),
+        part,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.errors import ResourceError
@@ -24,27 +25,32 @@ _BESIDE = 32 << 20
 """Tokenizer, cards, and what else is small beside weights."""
 
 
-def needed_bytes(source: FolderSource, target: Target) -> int:
-    """Bytes that an export takes while it is made: itself, and where it goes by way of a merged model, that too."""
+def needed_bytes(source: FolderSource, targets: Sequence[Target], models: int = 1) -> int:
+    """Bytes that exports of a model take while they are made: themselves, and where one goes by way of a merged model,
+    that too, once. models: tuned models that are asked, each of which has logits kept."""
     files = look_at_files(source.base_folder, name=source.recipe.base.model)
-    own = files.bytes
-    weights = files.parameters or own // 2
-    if target.kind == "adapter":
-        here = sum(path.stat().st_size for path in source.tuned.rglob("*") if path.is_file())
-    else:
-        here = own if target.precision == "own" else int(weights * _BITS[target.precision] / 8)
-    between = 0 if target.kind in ("adapter", "merged") else weights * loaded_dtype(source.recipe.base).itemsize
-    probes = reference_bytes(source.config.get_text_config().vocab_size)
-    return int(_ROOM * (here + between)) + probes + _BESIDE
+    weights = files.parameters or files.bytes // 2
+    adapter = sum(path.stat().st_size for path in source.tuned.rglob("*") if path.is_file())
+    here = 0
+    for target in targets:
+        if target.kind == "adapter":
+            here += adapter
+        else:
+            here += files.bytes if target.precision == "own" else int(weights * _BITS[target.precision] / 8)
+    merged = any(target.kind not in ("adapter", "merged") for target in targets)
+    between = weights * loaded_dtype(source.recipe.base).itemsize if merged else 0
+    probes = models * reference_bytes(source.config.get_text_config().vocab_size)
+    return int(_ROOM * (here + between)) + probes + _BESIDE * len(targets)
 
 
-def refuse_full_disk(source: FolderSource, target: Target, folder: Path) -> None:
-    """Raise `ResourceError` where `folder`'s disk has less room than an export needs."""
+def refuse_full_disk(source: FolderSource, targets: Sequence[Target], folder: Path, models: int = 1) -> None:
+    """Raise `ResourceError` where `folder`'s disk has less room than `needed_bytes`."""
     place = next(p for p in (folder, *folder.parents) if p.exists())
-    needed, free = needed_bytes(source, target), shutil.disk_usage(place).free
+    needed, free = needed_bytes(source, targets, models), shutil.disk_usage(place).free
     if free < needed:
+        named = ", ".join(map(str, targets))
         raise ResourceError(
-            f"exporting to {target} needs about {shown_bytes(needed)}, and {shown_bytes(free)} are free",
+            f"exporting to {named} needs about {shown_bytes(needed)}, and {shown_bytes(free)} are free",
             where=str(place),
             expected="room for the export and for what is written on the way to it",
             fix="free some space, or choose a folder on another disk with --out DIR",

@@ -78,7 +78,7 @@ def choose_targets(
         goes.append(f"--to {', '.join(KINDS)}, or --target {', '.join(RUNTIMES)}")
     if wrong:
         raise _refused(wrong, goes)
-    chosen = [cast(Kind, kind) for kind in kinds] or ([known.kinds[0]] if known is not None else [])
+    chosen = [cast(Kind, kind) for kind in kinds] or ([_first(known, bits, precision)] if known is not None else [])
     on = cast(Device, device or "cpu")
     targets = []
     for kind in chosen:
@@ -106,6 +106,14 @@ def choose_targets(
     if wrong:
         raise _refused(wrong, goes)
     return tuple(targets)
+
+
+def _first(runtime: Runtime, bits: int | None, precision: str | None) -> Kind:
+    """The first kind that a runtime takes and that can be held so; its first where there is none."""
+    for kind in runtime.kinds:
+        if (bits is None or bits in _BY_BITS.get(kind, {})) and (precision is None or precision in PRECISIONS[kind]):
+            return kind
+    return runtime.kinds[0]
 
 
 def refuse_impossible(target: Target) -> None:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from tunesmith.models.artifact import Artifact
 
+VERIFICATION = "verification.json"
+"""What was found, for programs, in the export's folder."""
+
 Status = Literal["passed", "failed", "unsure", "not possible"]
 """`unsure`: nothing speaks against it, but there are too few rows to be sure. Neither it nor `not possible` stops an
 export; both are said wherever the export is shown."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import RecipeError, TunesmithError
+from tunesmith.errors import EngineError, RecipeError, TunesmithError
 from tunesmith.pipeline.olive.draft import Draft
 from tunesmith.pipeline.olive.project import Project
-from tunesmith.pipeline.olive.subject import Subject, adapter_folder, find_subject
+from tunesmith.pipeline.olive.subject import Subject, adapter_config, adapter_folder, find_subject, run_of
 from tunesmith.runs import staged_file
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def plan_convert(flags: Mapping[str, Any], project: Project) -> FilesPlan:
     if flags.get("adapter_path") is None:
         draft.wrong("--adapter_path", "missing", expected="a PEFT folder, or OUTPUT of finetune")
     else:
-        subject = _adapter(flags, project, draft)
+        base = flags.get("model_name_or_path")
+        subject = _adapter(str(flags["adapter_path"]), base, "--adapter_path", project, draft)
     if flags.get("output_path") is None:
         draft.wrong("--output_path", "missing", expected="the file to write")
     graph = _graph(flags, kind, draft)
@@ -87,10 +88,13 @@ def plan_extract(flags: Mapping[str, Any], project: Project) -> FilesPlan:
         )
     else:
         try:
-            subject = find_subject(None, str(model), project)
-            adapters[output / f"{subject.name}.{kind}"] = subject
-        except TunesmithError:
+            adapter_folder(str(model), project, "--model_name_or_path")
+        except RecipeError:
             inside = _with_lora(str(model), project, draft)
+        else:
+            subject = _adapter(str(model), None, "--model_name_or_path", project, draft)
+            if subject is not None:
+                adapters[output / f"{subject.name}.{kind}"] = subject
     if inside is not None and kind == "onnx_adapter":
         draft.wrong("--format", "the names of a graph are known of adapters in PEFT folders only",
                     expected="safetensors, npz")  # fmt: skip
@@ -166,24 +170,30 @@ def _with_lora(model: str, project: Project, draft: Draft) -> Path | None:
     """A model folder with LoRA tensors among its weights."""
     try:
         folder = Path(project.model(model, "--model_name_or_path"))
+        names = _lora_names(folder)
     except TunesmithError as error:
         draft.wrong("--model_name_or_path", error.what, expected=error.expected, fix=error.fix)
         return None
-    if not any(_INSIDE.fullmatch(name) for name in _names(folder)):
+    if not names:
         draft.wrong("--model_name_or_path", f"there is no adapter in {model!r}",
                     expected="OUTPUT of finetune, a PEFT folder, or a model with lora_A and lora_B")  # fmt: skip
         return None
     return folder
 
 
-def _names(folder: Path) -> list[str]:
-    from safetensors import safe_open
+def _lora_names(folder: Path) -> dict[str, tuple[Path, re.Match[str]]]:
+    """Files of a model's LoRA tensors, by their names. Raises `EngineError` for a damaged file."""
+    from safetensors import SafetensorError, safe_open
 
-    names = []
+    found: dict[str, tuple[Path, re.Match[str]]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            names += list(opened.keys())
-    return names
+        try:
+            with safe_open(file, "pt") as opened:
+                names = list(opened.keys())
+        except (OSError, SafetensorError) as error:
+            raise EngineError(f"the file cannot be read: {error}", where=str(file), fix="get it again") from error
+        found |= {name: (file, match) for name in names if (match := _INSIDE.fullmatch(name))}
+    return found
 
 
 def _lora_inside(folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -191,15 +201,10 @@ def _lora_inside(folder: Path) -> dict[str, dict[str, Tensor]]:
     from safetensors import safe_open
 
     found: dict[str, dict[str, Tensor]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for name, (file, match) in _lora_names(folder).items():
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                match = _INSIDE.fullmatch(name)
-                if match is None:
-                    continue
-                adapter = match["name"] or "adapter"
-                value = opened.get_tensor(name).t().float()
-                found.setdefault(adapter, {})[f"{match['module']}.lora_{match['side']}.weight"] = value
+            value = opened.get_tensor(name).t().float()
+        found.setdefault(match["name"] or "adapter", {})[f"{match['module']}.lora_{match['side']}.weight"] = value
     for adapter, tensors in found.items():
         scale = _scale(folder, adapter, tensors)
         for name in tensors:
@@ -210,28 +215,34 @@ def _lora_inside(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 def _scale(folder: Path, adapter: str, tensors: Mapping[str, Tensor]) -> float:
     """Alpha over rank, as the model's configuration has it under `<name>_lora` or `lora`. Raises `RecipeError`."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    said = config.get(f"{adapter}_lora") or config.get("lora")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        said = config.get(f"{adapter}_lora") or config.get("lora")
+    except (OSError, ValueError, AttributeError) as error:
+        raise EngineError("this is no model's configuration", where=str(folder / "config.json")) from error
     alpha = said.get("lora_alpha", said.get("alpha")) if isinstance(said, dict) else None
     if alpha is None:
         raise RecipeError(
             f"the scaling of the adapter {adapter!r} is not known", where=str(folder / "config.json"),
             expected=f"{adapter}_lora: {{r: …, lora_alpha: …}}",
         )  # fmt: skip
-    rank = next(value.shape[1] for name, value in tensors.items() if name.endswith("lora_A.weight"))
+    rank = next((value.shape[1] for name, value in tensors.items() if name.endswith("lora_A.weight")), 0)
+    if not rank or 2 * sum(name.endswith("lora_A.weight") for name in tensors) != len(tensors):
+        raise EngineError(f"the adapter {adapter!r} has not every pair of lora_A and lora_B", where=str(folder))
     return float(alpha) / rank
 
 
-def _adapter(flags: Mapping[str, Any], project: Project, draft: Draft) -> Subject | None:
+def _adapter(name: str, base: str | None, said: str, project: Project, draft: Draft) -> Subject | None:
+    """An adapter on the base that is named, else on that of its run, else on the one that it names itself."""
     try:
-        folder = adapter_folder(str(flags["adapter_path"]), project, "--adapter_path")
-        base = flags.get("model_name_or_path")
-        if base is None:  # the base that the adapter names, where no run says it
-            kept = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-            base = kept.get("base_model_name_or_path")
-        return find_subject(base, str(folder), project, said="base_model_name_or_path of the adapter")
+        folder = adapter_folder(name, project, said)
+        of_base = "--model_name_or_path"
+        if base is None and run_of(folder) is None:
+            base = adapter_config(folder).get("base_model_name_or_path")
+            of_base = "base_model_name_or_path of the adapter"
+        return find_subject(base, str(folder), project, said=of_base)
     except TunesmithError as error:
-        draft.wrong(error.where or "--adapter_path", error.what, expected=error.expected, fix=error.fix)
+        draft.wrong(error.where or said, error.what, expected=error.expected, fix=error.fix)
         return None
 
 

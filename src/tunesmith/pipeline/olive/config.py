@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RecipeError, TunesmithError
+from tunesmith.pipeline.olive.config_files import read_files
 from tunesmith.pipeline.olive.config_passes import Targets, targets_of, unique_names
 from tunesmith.pipeline.olive.config_sections import (
     read_data_sets,
@@ -24,19 +25,18 @@ from tunesmith.pipeline.olive.config_sections import (
 )
 from tunesmith.pipeline.olive.draft import Draft
 from tunesmith.pipeline.olive.finetune import Plan, plan_finetune
-from tunesmith.pipeline.olive.project import Project, read_mapping
+from tunesmith.pipeline.olive.project import Project
 from tunesmith.pipeline.olive.spaces import NAMES as SPACE_NAMES
 from tunesmith.pipeline.olive.spaces import read_space, read_strategy
 from tunesmith.pipeline.olive.subject import find_subject
+from tunesmith.pipeline.olive.systems import device_of, on_device
 from tunesmith.pipeline.workflow.types import SearchPlan, Step, Subject, Workflow
 from tunesmith.recipe import Recipe
 from tunesmith.recipe.problems import nearest
 
 _OUTPUT = "olive-output"
 _NO_EFFECT = {
-    "systems": "the work is done on this machine",
     "host": "the work is done on this machine",
-    "target": "the work is done on this machine; a pass's precision and device say what is made",
     "log_severity_level": "progress is told always",
     "ort_log_severity_level": "progress is told always",
     "log_to_file": "events.jsonl of a run holds everything",
@@ -54,7 +54,8 @@ _NO_EFFECT = {
     "enable_shared_cache": "nothing is kept in a cloud's storage",
 }
 _SECTIONS = ("input_model", "model", "data_configs", "passes", "evaluators", "evaluator", "search_strategy",
-             "search_space", "training_config", "training_args", "output_dir", "engine", *_NO_EFFECT)  # fmt: skip
+             "search_space", "training_config", "training_args", "output_dir", "engine", "systems",
+             "target", *_NO_EFFECT)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class RunPlan:
     plan: Plan | None
     workflow: Workflow | None
     notes: tuple[str, ...]
+    config: Mapping[str, Any]
+    """The files, put together."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -75,10 +78,14 @@ class RunPlan:
 
 
 def plan_run(
-    paths: Sequence[Path], project: Project, overrides: Sequence[str] = (), output: str | None = None
-) -> RunPlan:
-    """What configuration files mean together. Raises `RecipeError` with everything that is wrong in them."""
-    config = _merged([read_mapping(path) for path in paths])
+    paths: Sequence[Path], project: Project, overrides: Sequence[str] = (), output: str | None = None, *,
+    writes: bool = True,
+) -> RunPlan:  # fmt: skip
+    """What configuration files mean together. Raises `RecipeError` with everything that is wrong in them.
+
+    writes: as of `plan_finetune`.
+    """
+    config = read_files(paths)
     where = " + ".join(str(path) for path in paths)
     draft, names = Draft(), dict[str, str]()
     draft.names = names
@@ -93,11 +100,16 @@ def plan_run(
     if not isinstance(said, str):
         draft.wrong("output_dir", f"{said!r} is not allowed", expected="a folder")
     folder = Path(said if isinstance(said, str) else _OUTPUT)
-    steps = unique_names(passes.steps)
+    device = device_of(config, names, draft)
+    steps = on_device(unique_names(passes.steps), device, draft)
     space, strategy = _search(config, given, names, draft)
     tunes = tuned or not steps
     if not tunes:
-        return _export_only(config, given, steps, targets, folder, project, draft, where, strategy)
+        if overrides:
+            draft.wrong("--set", "no pass tunes, so that there is no recipe", fix="leave it out")
+        if space:
+            draft.note("search_space", "changes nothing: no pass tunes, and what it names are settings of a training")
+        return _export_only(config, given, steps, targets, folder, project, draft, where)
     if steps:
         recipe_search = None
     else:
@@ -108,8 +120,10 @@ def plan_run(
             )
     if recipe_search is not None:
         draft.settings["search"] = recipe_search
+        if given.pop("logging_dir", None) is not None:
+            draft.note("--logging_dir", "changes nothing: every trial is a run that keeps its own events")
     try:
-        plan = plan_finetune({**given, "output_path": str(folder)}, project, overrides, draft)
+        plan = plan_finetune({**given, "output_path": str(folder)}, project, overrides, draft, writes=writes)
     except RecipeError as error:
         raise _in_file(error, where) from error
     workflow = None
@@ -117,7 +131,7 @@ def plan_run(
         subject = Subject(recipe=plan.recipe)
         train = Step("train", "train", {}, _spaces(space))
         workflow = Workflow(folder.name, subject, _all(train, steps, targets), targets.goals, _plan_of(space, strategy))
-    return RunPlan(folder, plan, workflow, plan.notes)
+    return RunPlan(folder, plan, workflow, plan.notes, config)
 
 
 def carry_out_run(plan: RunPlan, listener: Any = None) -> Any:
@@ -131,9 +145,10 @@ def carry_out_run(plan: RunPlan, listener: Any = None) -> Any:
     assert plan.plan is not None
     if getattr(plan.plan.recipe, "search", None) is None:
         return carry_out(plan.plan, listener)
-    from tunesmith.pipeline.olive.layout import write_output
+    from tunesmith.pipeline.olive.layout import refuse_occupied, write_output
     from tunesmith.pipeline.searching.flow import search_recipe
 
+    refuse_occupied(plan.plan)
     trials_only = plan.plan.through == "train"
     found = search_recipe(plan.plan.recipe, out=plan.plan.run_folder, trials_only=trials_only, listener=listener)
     if found.result is not None:
@@ -143,7 +158,7 @@ def carry_out_run(plan: RunPlan, listener: Any = None) -> Any:
 
 def _export_only(
     config: Mapping[str, Any], given: Mapping[str, Any], steps: Sequence[Step], targets: Targets, folder: Path,
-    project: Project, draft: Draft, where: str, strategy: dict[str, Any] | None,
+    project: Project, draft: Draft, where: str,
 ) -> RunPlan:  # fmt: skip
     """Passes without one that tunes: a finished model, with its adapter, is exported."""
     name = given.get("model_name_or_path") or project.flags.get("finetune", {}).get("model_name_or_path")
@@ -156,8 +171,8 @@ def _export_only(
         )  # fmt: skip
     except TunesmithError as error:
         draft.wrong(error.where or place, error.what, expected=error.expected, fix=error.fix)
-    if config.get("data_configs"):
-        draft.note("data_configs", "changes nothing: no pass tunes, and rows of quantisers come from a run")
+    for flag in given.keys() - {"model_name_or_path", "adapter_path", "task"}:
+        draft.note(f"--{flag}", "changes nothing: no pass tunes, and rows of quantisers come from a run")
     draft.raise_problems(where)
     assert found is not None
     goals = targets.goals
@@ -167,8 +182,8 @@ def _export_only(
         goals = tuple(g for g in goals if g.measure in ("seconds_per_token", "tokens_per_second", "size_bytes"))
     run = found.run.path if found.run is not None else None
     subject = Subject(run=run, base=found.base, adapter=found.adapter)
-    workflow = Workflow(folder.name, subject, _all(None, steps, targets), goals, _plan_of({}, strategy))
-    return RunPlan(folder, None, workflow, tuple(draft.notes))
+    workflow = Workflow(folder.name, subject, _all(None, steps, targets), goals)
+    return RunPlan(folder, None, workflow, tuple(draft.notes), config)
 
 
 def _all(train: Step | None, steps: Sequence[Step], targets: Targets) -> tuple[Step, ...]:
@@ -179,16 +194,6 @@ def _all(train: Step | None, steps: Sequence[Step], targets: Targets) -> tuple[S
     if (targets.measure or not targets.evaluate) and not any(step.kind == "measure" for step in steps):
         made.append(Step("measure" if "measure" not in names else "measure-goals", "measure"))
     return tuple(made)
-
-
-def _merged(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Later files over earlier ones, section by section; data sets by their name."""
-    result: dict[str, Any] = {}
-    for config in configs:
-        for key, value in config.items():
-            before = result.get(key)
-            result[key] = _merged([before, value]) if isinstance(before, dict) and isinstance(value, dict) else value
-    return result
 
 
 def _unknown(config: Mapping[str, Any], draft: Draft) -> None:

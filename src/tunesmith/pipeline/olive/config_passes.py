@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from tunesmith.pipeline.olive.draft import Draft
+from tunesmith.pipeline.olive.rounding import rounded_kind
 from tunesmith.pipeline.workflow.types import Goal, GoalKind, Step, StepKind
 from tunesmith.recipe.problems import nearest
 
@@ -18,8 +19,7 @@ _QUANTISED = {"onnxblockwisertnquantization": 4, "onnxkquantquantization": 4, "o
               "onnxstaticquantization": 8, "onnxquantization": 8}  # fmt: skip
 """Passes that quantise a graph, and to how many bits: here the graph is built so at once."""
 _HALF = ("onnxfloattofloat16", "ortmixedprecision")
-_WEIGHTS = {"gptq": "gptq", "gptqquantizer": "gptq", "gptqmodel": "gptq", "autoawqquantizer": "awq", "autoawq": "awq",
-            "rtn": "torchao"}  # fmt: skip
+_WEIGHTS = {"gptq": "gptq", "gptqquantizer": "gptq", "gptqmodel": "gptq", "autoawqquantizer": "awq", "autoawq": "awq"}
 _NOT_NEEDED = {
     **dict.fromkeys(
         ("onnxpeepholeoptimizer", "ortpeepholeoptimizer", "orttransformersoptimization", "onnxscriptfusion",
@@ -146,16 +146,19 @@ def _step(name: str, word: str, options: Mapping[str, Any], draft: Draft) -> Ste
     if word in ("onnxconversion", "optimumconversion"):
         return Step(name, "export", {"kind": "onnx-plain", "precision": "fp32"})
     if word in ("openvinoconversion", "openvinooptimumconversion"):
-        return Step(name, "export", {"kind": "openvino", "precision": "fp16"})
+        given = str(options.get("precision", "fp16"))
+        precision = draft.choice(f"{said}.precision", given, {"fp16": "fp16", "fp32": "fp32"}) or "fp16"
+        return Step(name, "export", {"kind": "openvino", "precision": precision})
     if word == "openvinoweightcompression":
         return Step(name, "export", {"kind": "openvino", "precision": "int8"})
     if word == "converthftogguf":
         given = str(options.get("precision") or options.get("outtype") or options.get("quantization_type") or "q8_0")
         return Step(name, "gguf", {"precision": given.lower()})
-    if word in _WEIGHTS:
+    if word in _WEIGHTS or word == "rtn":
         bits = options.get("bits", options.get("w_bit", 4))
         precision = draft.choice(f"{said}.bits", str(bits), {"4": "int4", "8": "int8"}) or "int4"
-        return Step(name, "quantise", {"kind": _WEIGHTS[word], "precision": precision})
+        kind = rounded_kind(said, precision, "cpu", draft) if word == "rtn" else _WEIGHTS[word]
+        return Step(name, "quantise", {"kind": kind, "precision": precision})
     return None
 
 

@@ -66,6 +66,8 @@ def read_model(config: Mapping[str, Any], given: dict[str, Any], names: dict[str
     flat = {**{k: v for k, v in model.items() if k not in ("type", "config")}, **inner}
     hf = section_of(flat, "hf_config")
     flat = {**flat, **{k: v for k, v in hf.items() if k in ("model_name", "task")}}
+    if len([name for name in ("input_model", "model") if config.get(name) is not None]) == 2:
+        draft.wrong("model", "stands beside input_model, which is the same section", expected="one of them")
     path = flat.get("model_path") or flat.get("model_name")
     if isinstance(path, dict):
         draft.wrong(f"{place}.model_path", "models of a registry are not fetched", expected="a folder or a name")
@@ -137,7 +139,7 @@ def _tuning(
     for key in ("train_data_config", "eval_data_config"):
         own.pop(key, None)
     for key in [key for key, value in own.items() if isinstance(value, str) and value.upper() in _SEARCHED]:
-        own.pop(key)
+        draft.note(f"{place}.{key}", f"changes nothing: {own.pop(key)} names no values; search_space says them")
     _flags(own, place, given, names, draft)
 
 
@@ -249,15 +251,18 @@ def _data_set(
                 near = nearest(key, (*_DATA_KEYS.get(group, {}), *_DATA_NO_EFFECT))
                 draft.wrong(f"{place}.{section}.{key}", "unknown key", fix=f"did you mean {near}?" if near else None)
             elif value is not None:
-                found[flag] = _data_value(flag, value)
+                found[flag] = _data_value(flag, value, inner.get("split"), f"{place}.{section}.{key}", draft)
                 names[f"--{flag}"] = f"{place}.{section}.{key}"
     return found
 
 
-def _data_value(flag: str, value: Any) -> Any:
-    """Lists of one text column, and file lists, as the flags take them."""
+def _data_value(flag: str, value: Any, split: Any, said: str, draft: Draft) -> Any:
+    """Lists of one text column, and files by the split that they are, as the flags take them."""
     if flag == "text_field" and isinstance(value, list) and len(value) == 1:
         return value[0]
     if flag == "data_files" and isinstance(value, dict):
-        return next(iter(value.values()), None)
+        wanted = str(split or "train").partition("[")[0]
+        if wanted not in value:
+            draft.wrong(said, f"has no files for the split {wanted!r}", expected=", ".join(map(str, value)))
+        return value.get(wanted)
     return value

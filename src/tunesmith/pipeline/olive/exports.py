@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tunesmith.errors import RecipeError
 from tunesmith.models.artifact import PRECISIONS, Device, Kind, Target
+from tunesmith.pipeline.exporting.targets import choose_targets
 from tunesmith.pipeline.olive.draft import Draft
 from tunesmith.pipeline.olive.layout import MODEL
 from tunesmith.pipeline.olive.project import Project
+from tunesmith.pipeline.olive.rounding import rounded_kind
 from tunesmith.pipeline.olive.subject import Subject, find_subject
 from tunesmith.recipe.problems import nearest
 
@@ -104,7 +106,7 @@ class ExportPlan:
     target: Target
     output: Path
     notes: tuple[str, ...]
-    data: str | None = None
+    data: tuple[str, ...] = ()
     template: str | None = None
     max_samples: int = 128
 
@@ -119,21 +121,23 @@ class ExportPlan:
         model = {"type": "HfModel", "model_path": base}
         if subject.adapter is not None:
             model["adapter_path"] = str(subject.adapter)
-        return {"input_model": model, "passes": _passes(self.target), "output_dir": str(self.output)}
+        device = {} if self.target.device == "cpu" else {"systems": {"meant": _system(self.target.device)},
+                                                         "target": "meant"}  # fmt: skip
+        return {"input_model": model, **device, "passes": _passes(self.target), "output_dir": str(self.output)}
 
 
 def plan_export(command: Command, flags: Mapping[str, Any], project: Project) -> ExportPlan:
     """What flags of an optimising command mean. Raises `RecipeError` with everything that is wrong."""
     draft = Draft()
     for name, reason in NO_EFFECT.items():
-        if flags.get(name) not in (None, "false", False):
+        if _is_said(flags.get(name)):
             draft.note(f"--{name}", f"changes nothing: {reason}")
     for name, (what, fix) in REFUSED.items():
-        if flags.get(name) not in (None, "false", "False", False):
+        if _is_said(flags.get(name)):
             draft.wrong(f"--{name}", what, fix=fix)
     if command != "quantize" and flags.get("data_name") is not None:
         draft.note("--data_name", "changes nothing: an export is scored on the test rows of its run")
-    device, provider = _device(flags, draft)
+    device, provider = device_of_flags(flags, draft)
     subject: Subject | None = None
     try:
         trust = bool(flags.get("trust_remote_code")) and bool(
@@ -144,18 +148,29 @@ def plan_export(command: Command, flags: Mapping[str, Any], project: Project) ->
         )
     except RecipeError as error:
         draft.wrong(error.where or "--model_name_or_path", error.what, expected=error.expected, fix=error.fix)
-    kind = _kind(command, flags, subject, provider, draft)
+    kind = _kind(command, flags, device, provider, draft)
     precision = _precision(command, flags, kind, device, draft)
-    samples = draft.whole("--max_samples", flags["max_samples"], least=1) if flags.get("max_samples") else 128
-    data = None
-    if command == "quantize" and (flags.get("data_name") or flags.get("data_files")) and subject is not None:
-        data = _calibration(flags, subject, project, draft)
+    if kind == "torchao":
+        kind = rounded_kind(f"--algorithm {flags.get('algorithm') or 'rtn'}", precision, device, draft)
+    try:
+        choose_targets([kind], precision=precision, device=device)
+    except RecipeError as error:
+        draft.wrong("--device", error.what, fix="leave it out")
+    samples = draft.whole("--max_samples", flags["max_samples"], least=1) if flags.get("max_samples") else None
+    data: tuple[str, ...] = ()
+    if command == "quantize" and subject is not None:
+        data = _calibration(flags, kind, subject, project, draft)
     draft.raise_problems(command)
     assert subject is not None
-    target = Target(kind, precision, device, flags.get("runtime"))
+    target = Target(kind, precision, device)
     output = Path(flags.get("output_path") or OUTPUTS[command])
     template = flags.get("text_template")
     return ExportPlan(command, subject, target, output, tuple(draft.notes), data, template, samples or 128)
+
+
+def _is_said(value: Any) -> bool:
+    """Whether a flag asks for something: a switch may be given with `false`."""
+    return value is not None and str(value).lower() not in ("false", "no", "off", "0")
 
 
 def carry_out_export(plan: ExportPlan, listener: Callable[[dict[str, Any]], None] | None = None) -> Exported:
@@ -174,15 +189,15 @@ def carry_out_export(plan: ExportPlan, listener: Callable[[dict[str, Any]], None
         exported = export_run(plan.subject.run, plan.target, out=plan.folder.resolve(), listener=listener)
     else:
         recipe, source = None, plan.subject.source()
-        rows = _calibration_ids(plan, source) if plan.data is not None else ()
+        rows = _calibration_ids(plan, source)
         exported = export_source(source, plan.target, plan.folder.resolve(), calibration=rows, listener=listener)
     if plan.target.kind in KINDS:
         exported = replace(exported, artifact=add_foundry(exported.artifact, plan.output.resolve().name, recipe))
     return exported
 
 
-def _device(flags: Mapping[str, Any], draft: Draft) -> tuple[Device, str | None]:
-    """The device, and the provider where one was named."""
+def device_of_flags(flags: Mapping[str, Any], draft: Draft) -> tuple[Device, str | None]:
+    """The device that `device` and `provider` mean together, and the provider where one was named."""
     provider, word = flags.get("provider"), flags.get("device")
     device = draft.choice("--device", word, DEVICES) if word is not None else None
     if provider in _ELSEWHERE:
@@ -194,15 +209,18 @@ def _device(flags: Mapping[str, Any], draft: Draft) -> tuple[Device, str | None]
     meant = draft.choice("--provider", provider, PROVIDERS)
     if meant is None:
         return device or "cpu", None
-    if device is not None and device != meant and not (provider == "OpenVINOExecutionProvider" and device == "npu"):
-        fits = next((name for name, known in PROVIDERS.items() if known == device), "")
-        draft.wrong("--provider", f"{provider} runs on {meant}, and --device is {word}", expected=fits or None)
-    return device or meant, str(provider)
+    if provider == "OpenVINOExecutionProvider":
+        if word == "gpu":
+            draft.note("--device", "one OpenVINO folder runs on every device of Intel's; it is proved on the CPU")
+        return "npu" if device == "npu" else "cpu", str(provider)
+    on = ("cuda", "directml") if word == "gpu" else (device or meant,)
+    if meant not in on:
+        fits = ", ".join(name for name, known in PROVIDERS.items() if known in on)
+        draft.wrong("--provider", f"{provider} runs on {meant}, and --device is {word}", expected=fits)
+    return meant, str(provider)
 
 
-def _kind(
-    command: Command, flags: Mapping[str, Any], subject: Subject | None, provider: str | None, draft: Draft
-) -> Kind:
+def _kind(command: Command, flags: Mapping[str, Any], device: Device, provider: str | None, draft: Draft) -> Kind:
     if command == "quantize":
         word = str(flags.get("algorithm") or "rtn").lower()
         if word in _NOT_HERE:
@@ -216,12 +234,14 @@ def _kind(
         names = {"model_builder": 1, "dynamo_exporter": 2, "torchscript_exporter": 2, "optimum_exporter": 2}
         plain = draft.choice("--exporter", exporter, names) == 2
     else:
-        genai = [name for name in ("use_ort_genai", "use_model_builder") if flags.get(name) not in (None, "false")]
+        genai = _is_said(flags.get("use_ort_genai")) or _is_said(flags.get("use_model_builder"))
         # `optimize` chooses the builder for language models; the other two make a plain graph unless they are told.
         plain = not genai and command != "optimize"
-    if plain:
+    if plain and device not in ("cuda", "npu"):
         return "onnx-plain"
-    if command == "auto-opt" and flags.get("adapter_path") is not None and subject is not None:
+    if plain:
+        draft.note("--device", f"a graph for {device} is made by ONNX Runtime GenAI's builder, and not as a plain one")
+    if command == "auto-opt" and flags.get("adapter_path") is not None:
         return "onnx-multi"
     return "onnx"
 
@@ -232,7 +252,7 @@ def _precision(command: Command, flags: Mapping[str, Any], kind: Kind, device: D
     known = PRECISIONS[kind]
     if word is None:
         if command == "quantize":
-            return "int4" if kind in ("awq", "gptq") else "int8"
+            return "int8" if kind == "torchao" else "int4"
         return "fp16" if device == "cuda" and "fp16" in known else "fp32"
     precision = _SAME.get(str(word).lower())
     if precision is None:
@@ -246,17 +266,28 @@ def _precision(command: Command, flags: Mapping[str, Any], kind: Kind, device: D
     return precision
 
 
-def _calibration(flags: Mapping[str, Any], subject: Subject, project: Project, draft: Draft) -> str | None:
+def _calibration(
+    flags: Mapping[str, Any], kind: Kind, subject: Subject, project: Project, draft: Draft
+) -> tuple[str, ...]:
     """Where calibration rows are; a run brings its own training rows."""
-    if subject.run is not None:
-        draft.note("--data_name", "changes nothing: the run's own training rows calibrate")
-        return None
-    name = flags.get("data_files") or flags.get("data_name")
-    try:
-        return project.rows(str(name), None, "--data_name")
-    except RecipeError as error:
-        draft.wrong("--data_name", error.what, expected=error.expected, fix=error.fix)
-        return None
+    given = [n for n in ("data_files", "data_name", "text_template", "max_samples") if flags.get(n) is not None]
+    if kind not in ("gptq", "awq"):
+        reason = "weights are rounded to the nearest, which takes no rows"
+    elif subject.run is not None:
+        reason = "the run's own training rows calibrate"
+    elif not set(given) & {"data_files", "data_name"}:
+        reason = "--data_name says no rows to calibrate with"
+    else:
+        said = given[0]
+        names = draft.words(f"--{said}", flags[said]) if said == "data_files" else [str(flags[said])]
+        try:
+            return tuple(project.rows(name, None, f"--{said}") for name in names or ())
+        except RecipeError as error:
+            draft.wrong(f"--{said}", error.what, expected=error.expected, fix=error.fix)
+            return ()
+    for name in given:
+        draft.note(f"--{name}", f"changes nothing: {reason}")
+    return ()
 
 
 def _calibration_ids(plan: ExportPlan, source: Any) -> Sequence[Sequence[int]]:
@@ -265,7 +296,7 @@ def _calibration_ids(plan: ExportPlan, source: Any) -> Sequence[Sequence[int]]:
     from tunesmith.data.template import cell_text, parse_template, render_prompt
     from tunesmith.pipeline.olive.finetune import unescape
 
-    rows = read_rows(plan.data or "").rows[: plan.max_samples]
+    rows = [row for place in plan.data for row in read_rows(place).rows][: plan.max_samples]
     if plan.template is not None:
         shape = parse_template(unescape(plan.template))
         texts = [render_prompt(shape.prompt, row.values) + cell_text(row.values.get(shape.answer)) for row in rows]
@@ -286,10 +317,15 @@ def _passes(target: Target) -> dict[str, Any]:
         plain = {"graph": {"type": "OnnxConversion"}}
         return {**plain, "quantise": {"type": "OnnxDynamicQuantization"}} if target.precision == "int8" else plain
     if target.kind == "openvino":
-        kinds = {"int8": "OpenVINOWeightCompression"}
-        return {"graph": {"type": kinds.get(target.precision, "OpenVINOConversion")}}
+        if target.precision == "int8":
+            return {"graph": {"type": "OpenVINOWeightCompression"}}
+        return {"graph": {"type": "OpenVINOConversion", "precision": target.precision}}
     names = {"gptq": "Gptq", "awq": "AutoAWQQuantizer", "torchao": "Rtn"}
     return {"quantise": {"type": names[target.kind], "bits": 8 if target.precision == "int8" else 4}}
 
 
-__all__ = ["ALGORITHMS", "NO_EFFECT", "OUTPUTS", "REFUSED", "Command", "ExportPlan", "carry_out_export", "plan_export"]
+def _system(device: Device) -> dict[str, Any]:
+    """A device as a configuration's system says it."""
+    word = {"cuda": "gpu", "directml": "gpu"}.get(device, device)
+    providers = [name for name, known in PROVIDERS.items() if known == device]
+    return {"type": "LocalSystem", "accelerators": [{"device": word, "execution_providers": providers}]}

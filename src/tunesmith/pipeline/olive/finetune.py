@@ -21,7 +21,7 @@ from tunesmith.pipeline.olive.draft import Draft, nested
 from tunesmith.pipeline.olive.methods import NAMES as METHOD_NAMES
 from tunesmith.pipeline.olive.methods import method_settings
 from tunesmith.pipeline.olive.project import Project
-from tunesmith.pipeline.olive.rows import Source, Wanted, address, find
+from tunesmith.pipeline.olive.rows import Source, Wanted, address, few_rows, find
 from tunesmith.pipeline.olive.training_arguments import NAMES as TRAINING_NAMES
 from tunesmith.pipeline.olive.training_arguments import training_settings
 from tunesmith.recipe import Recipe, apply_overrides, dump_recipe, parse_recipe
@@ -31,7 +31,9 @@ from tunesmith.recipe.problems import nearest
 Through = Literal["train", "evaluate", "verdict"]
 
 OUTPUT = "finetuned-adapter"
-RUN, METRICS = "run", "metrics.json"
+RUN = "run"
+_FEW = 10
+"""Rows below which none are kept back for validation and test."""
 _ESCAPE = re.compile(r"\\(n|t|r|\\)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 FLAGS = (
@@ -92,14 +94,16 @@ class Plan:
 
 
 def plan_finetune(
-    given: Mapping[str, Any], project: Project, overrides: Sequence[str] = (), draft: Draft | None = None
-) -> Plan:
+    given: Mapping[str, Any], project: Project, overrides: Sequence[str] = (), draft: Draft | None = None, *,
+    writes: bool = True,
+) -> Plan:  # fmt: skip
     """The recipe that flags of `finetune` mean, with what the alias file says where they say nothing.
 
     `draft` may hold settings, notes and problems already, of a configuration file that the flags were read from.
 
     `given` holds values as the command line or a file has them, by flag name without dashes. Writes only rows that must
-    be written out (a slice of a file), below the output folder. Raises `RecipeError` with everything that is wrong.
+    be written out (a slice of a file), below the output folder, and with `writes` off nothing. Raises `RecipeError`
+    with everything that is wrong.
     """
     draft = draft if draft is not None else Draft()
     _refuse_unknown(project, draft)
@@ -122,7 +126,7 @@ def plan_finetune(
     if flags.get("through") is not None:
         draft.choice("--through", flags["through"], dict.fromkeys(get_args(Through)))
     draft.raise_problems(_SAID)
-    _put_sources(sources, output, draft)
+    _put_sources(sources, output, draft, writes)
     recipe = finished_recipe(draft, project, overrides, _SAID)
     measured = bool(recipe.data.test or recipe.data.split.test)
     through: Through = flags.get("through") or ("evaluate" if measured else "train")
@@ -155,9 +159,10 @@ def saved_recipe(plan: Plan) -> str:
 
 def carry_out(plan: Plan, listener: Callable[[dict[str, Any]], None] | None = None) -> Any:
     """Train (and evaluate), lay the output folder out, and return the run's `Result`."""
-    from tunesmith.pipeline.olive.layout import link_logs, write_output
+    from tunesmith.pipeline.olive.layout import link_logs, refuse_occupied, write_output
     from tunesmith.pipeline.run import run
 
+    refuse_occupied(plan)
     if plan.logs is not None:
         link_logs(plan.logs, plan.run_folder, plan.output.resolve().name)
     result = run(plan.recipe, out=plan.run_folder, through=plan.through, listener=listener)
@@ -262,17 +267,22 @@ def _sources(flags: Mapping[str, Any], project: Project, draft: Draft) -> dict[s
     return found
 
 
-def _put_sources(sources: Mapping[str, Source], output: Path, draft: Draft) -> None:
+def _put_sources(sources: Mapping[str, Source], output: Path, draft: Draft, writes: bool) -> None:
     """Name the rows in the recipe. Rows given for validation leave all others to be learnt, unless it is said."""
     for part, source in sources.items():
-        draft.settings[f"data.{part}"] = address(source, output / "rows", part)
+        draft.settings[f"data.{part}"] = address(source, output / "rows", part, writes)
+    if sources.keys() == {"train"} and (few := few_rows(sources["train"], _FEW)) is not None:
+        draft.defaults |= {"data.split.validation": 0, "data.split.test": 0}
+        draft.note("data", f"{few} rows are too few to keep some back: all are learnt, and nothing is measured")
     if "validation" in sources and "test" not in sources:
         draft.defaults["data.split.test"] = 0
 
 
 def _reading(flags: Mapping[str, Any], draft: Draft) -> None:
     """What of a row is learnt: a template's answer, a text column's every token, or the answers of conversations."""
-    given = [n for n in ("text_template", "text_field", "use_chat_template") if flags.get(n) not in (None, False)]
+    chat = flags.get("use_chat_template")
+    on = chat is not None and draft.truth("--use_chat_template", chat)
+    given = [n for n in ("text_template", "text_field") if flags.get(n)] + (["use_chat_template"] if on else [])
     if len(given) > 1:
         draft.wrong(f"--{given[1]}", f"cannot stand beside --{given[0]}", expected="one of them")
     elif given == ["text_template"]:

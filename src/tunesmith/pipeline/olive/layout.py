@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RecipeError, ResourceError
 from tunesmith.models.load import base_folder
-from tunesmith.runs import staged_folder, write_json
+from tunesmith.runs import is_run, staged_folder, write_json
 from tunesmith.runs.events import event_json, read_events
 
 if TYPE_CHECKING:
@@ -31,6 +31,20 @@ _LEFT_OUT = (
 )
 """What of a base's folder is not taken along: hidden files, and the same weights in formats that are not read here."""
 ADAPTER, MODEL, METRICS = "adapter", "model", "metrics.json"
+
+
+def refuse_occupied(plan: Plan) -> None:
+    """Raise `RecipeError` where a finished output would take the place of what no earlier one wrote."""
+    output = plan.output.resolve()
+    base = base_folder(plan.recipe.base.model)
+    if base is not None and base.resolve() in (output, output / MODEL):
+        raise RecipeError("this is the base's own folder", where=f"--output_path {plan.output}", fix="choose another")
+    there = [name for name in (ADAPTER, MODEL) if (output / name).exists()]
+    if there and not is_run(plan.run_folder):
+        raise RecipeError(
+            f"{' and '.join(there)} in it would be written over, and no run beside it made that",
+            where=f"--output_path {plan.output}", fix="choose another folder",
+        )  # fmt: skip
 
 
 def write_output(plan: Plan, result: Result) -> None:
@@ -85,10 +99,14 @@ def link_logs(logs: Path, run: Path, name: str) -> None:
 
 
 def _link_folder(source: Path, target: Path) -> None:
-    """A folder with the same files, without what begins with a dot."""
+    """A folder with the same files, without `_LEFT_OUT` and an output folder that lies in it."""
+    patterns, output = shutil.ignore_patterns(*_LEFT_OUT), target.parent.resolve()
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return patterns(folder, names) | {name for name in names if Path(folder, name).resolve() == output}
+
     with staged_folder(target) as staged:
-        ignored = shutil.ignore_patterns(*_LEFT_OUT)
-        shutil.copytree(source, staged, dirs_exist_ok=True, copy_function=_link, ignore=ignored)
+        shutil.copytree(source, staged, dirs_exist_ok=True, copy_function=_link, ignore=left_out)
 
 
 def _link(source: str, target: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, VerificationError
 from tunesmith.models.artifact import PRECISIONS, Target
 from tunesmith.pipeline.olive.draft import Draft
 from tunesmith.pipeline.olive.layout import MODEL
@@ -104,6 +104,8 @@ def _adapters(paths: list[str], base: str | None, project: Project, draft: Draft
         path = named["path"] if named else text
         try:
             subject = find_subject(base, path, project, adapter_said="--adapter_paths")
+        except VerificationError:  # another base's: as every command says it
+            raise
         except TunesmithError as error:
             draft.problems.append(_problem(f"--adapter_paths {path}", error))
             continue

@@ -13,6 +13,7 @@ Nothing is ever fetched by a hub id alone: a name that stands for nothing here i
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,16 @@ class Project:
             fix=f"did you mean {near}?" if near else "correct the path" if looks_local else alias,
         )
 
+    def refuse_remote_code(self) -> None:
+        """Raise `RecipeError` where the file switches on code that comes with a model: only a person may."""
+        flags = {**self.flags, **{f"tasks.{name}": flags for name, flags in self.tasks.items()}}
+        said = [f"{place}.trust_remote_code" for place, given in flags.items() if given.get("trust_remote_code")]
+        if said:
+            raise RecipeError(
+                f"{' and '.join(said)} cannot be switched on by a file", where=str(self.file),
+                expected="said on the command line", fix="add --trust_remote_code if you trust the code of the model",
+            )  # fmt: skip
+
 
 def load_project(named: str | Path | None = None) -> Project:
     """The alias file that is named, else that of `$TUNESMITH_ALIASES`, else `aliases.yaml` in the working folder.
@@ -114,13 +125,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     where = str(path)
     try:
-        data = load_yaml(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        data = _json(text) if path.suffix == ".json" else load_yaml(text)
     except FileNotFoundError as error:
         raise RecipeError("there is no such file", where=where, fix="check the path") from error
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=where) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"not UTF-8 at byte {error.start}", where=where, expected="UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"not valid JSON: {error.msg}", where=f"{where}:{error.lineno}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"not valid JSON: {error}", where=where) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -129,6 +145,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise RecipeError("this is not a mapping of settings", where=where, expected="YAML or JSON with named settings")
     return data
+
+
+def _json(text: str) -> Any:
+    """JSON by its own rules: tabs between values, and pairs of surrogates, which YAML reads otherwise.
+
+    Raises `ValueError` for no JSON, and for a key that is there twice.
+    """
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=mapping)
 
 
 def _parse(data: Mapping[str, Any], path: Path) -> Project:

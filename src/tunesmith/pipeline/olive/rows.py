@@ -19,6 +19,7 @@ from tunesmith.pipeline.olive.project import Project
 from tunesmith.runs import write_text
 
 _SPLIT = re.compile(r"(?P<name>[\w.-]*)(?:\[(?P<first>-?\d*%?):(?P<last>-?\d*%?)\])?")
+_SMALL = 1 << 16
 _LOADERS = frozenset({"json", "csv", "parquet", "arrow", "text"})
 """Names that `datasets` has for kinds of files; the files themselves say what they are."""
 
@@ -86,8 +87,17 @@ def find(wanted: Wanted, project: Project, draft: Draft, said: str, split_said: 
     return Source(places, f"{subset}{name or 'train'}", *sliced, column=wanted.column)
 
 
-def address(source: Source, folder: Path, part: str) -> str:
-    """What the recipe names: the source itself, or a file of its rows written into `folder`.
+def few_rows(source: Source, few: int) -> int | None:
+    """How many rows there are, where they are fewer than `few`; only small files are read for that."""
+    files = [Path(place) for place in source.places]
+    if not all(file.is_file() and file.stat().st_size < _SMALL for file in files):
+        return None
+    count = len(_rows(source))
+    return count if count < few else None
+
+
+def address(source: Source, folder: Path, part: str, writes: bool = True) -> str:
+    """What the recipe names: the source itself, or a file of its rows written into `folder` (unless `writes` is off).
 
     Raises `DataError` where there are none of the rows asked for.
     """
@@ -96,7 +106,7 @@ def address(source: Source, folder: Path, part: str) -> str:
         return f"{source.places[0]}#{source.split}{cut}" if source.split is not None else source.places[0]
     path = folder / f"{part}.jsonl"
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(source))
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if writes and (not path.is_file() or path.read_text(encoding="utf-8") != text):
         write_text(path, text)
     return str(path.resolve())
 

@@ -5,13 +5,14 @@ Where a model or an adapter comes from a run, the run is found again, so that th
 
 from __future__ import annotations
 
-import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import RecipeError, VerificationError
+from tunesmith.errors import EngineError, RecipeError, VerificationError
 from tunesmith.models.adapter import CONFIG, WEIGHTS
+from tunesmith.models.load import base_folder, files_sha256
 from tunesmith.pipeline.olive.finetune import RUN
 from tunesmith.pipeline.olive.layout import ADAPTER, MODEL
 from tunesmith.pipeline.olive.project import Project
@@ -62,7 +63,7 @@ def find_subject(
         run = run_of(folder)
         if model is None and run is None:
             raise RecipeError("missing", where=said, expected="the folder of the base that the adapter belongs to")
-        base = project.model(model, said) if model is not None else None
+        base = project.model(_model_in(model), said) if model is not None else None
         if run is not None:
             if base is not None:
                 _refuse_other_base(run, base, folder)
@@ -81,6 +82,24 @@ def find_subject(
             return Subject(place.resolve().parent.name, run_folder)
     base = project.model(model, said)
     return Subject(Path(base.rpartition(":")[2]).name, None, base, None, trust_remote_code)
+
+
+def _model_in(name: str) -> str:
+    """The folder of the base where OUTPUT of `finetune` stands for it; every other name as it is."""
+    model = Path(name).expanduser() / MODEL
+    return str(model) if is_run(model.parent / RUN) and model.is_dir() else name
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` of a PEFT folder. Raises `EngineError` where it is none."""
+    try:
+        kept = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"this is no adapter: {error}", where=str(folder / CONFIG)) from error
+    if not isinstance(kept, dict) or not isinstance(kept.get("base_model_name_or_path") or "", str):
+        raise EngineError("this is no adapter's configuration", where=str(folder / CONFIG), expected="peft_type: LORA, "
+                          "base_model_name_or_path: …")  # fmt: skip
+    return kept
 
 
 def adapter_folder(name: str, project: Project, said: str) -> Path:
@@ -103,17 +122,17 @@ def run_of(adapter: Path) -> RunFolder | None:
             continue
         run = RunFolder.open(folder)
         own, given = run.adapter / WEIGHTS, adapter / WEIGHTS
-        if own.is_file() and given.is_file() and _sha256([own]) == _sha256([given]):
+        if own.is_file() and given.is_file() and files_sha256([own]) == files_sha256([given]):
             return run
     return None
 
 
 def _refuse_other_base(run: RunFolder, base: str, adapter: Path) -> None:
     expected = run.manifest().get("base", {}).get("weights_sha256")
-    folder = Path(base)
-    if expected is None or not folder.is_dir():
+    folder = base_folder(base)
+    if expected is None or folder is None:
         return
-    found = _sha256(sorted(folder.glob("*.safetensors")))
+    found = files_sha256(sorted(folder.glob("*.safetensors")))
     if found != expected:
         raise VerificationError(
             "the adapter was trained on other weights than this model's",
@@ -133,15 +152,6 @@ def _refuse_graph(place: Path, said: str) -> None:
 
 def _has_graph(place: Path) -> bool:
     return any(place.glob("*.onnx")) or any(place.glob("model/*.onnx"))
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _name(adapter: Path) -> str:

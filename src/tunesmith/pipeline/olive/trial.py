@@ -25,8 +25,7 @@ def on_small_model(plan: Plan) -> Plan:
     base = plan.recipe.base
     folder = base_folder(base.model)
     small = plan.output / FOLDER
-    if not (small / "config.json").is_file():
-        write_small(folder or Path(base.model), small, base.trust_remote_code)
+    write_small(folder or Path(base.model), small, base.trust_remote_code)
     recipe = plan.recipe.model_copy(update={"base": base.model_copy(update={"model": str(small.resolve())})})
     return replace(plan, recipe=recipe)
 
@@ -65,8 +64,7 @@ def small_export(plan: ExportPlan) -> ExportPlan:
     subject = plan.subject
     source = subject.source()
     small = plan.output / FOLDER
-    if not (small / "config.json").is_file():
-        write_small(source.base_folder, small, subject.trust_remote_code)
+    write_small(source.base_folder, small, subject.trust_remote_code)
     left = ("--adapter_path: left out, as it does not fit the small model of --test",) if subject.is_adapter else ()
     kind = "onnx" if plan.target.kind == "onnx-multi" else plan.target.kind
     return replace(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tunesmith.runs import RunFolder, list_runs, stage_key, staged_folder, write
 from tunesmith.runs.lock import locked
 from tunesmith.search.samplers import trials_of
 from tunesmith.search.trials import Measured, Plan, Trial, Trials, best_of, read_trials, run_trials
+from tunesmith.verdict.report_search import value_text
 
 TRIALS = "trials"
 BEST = "best.yaml"
@@ -106,8 +107,6 @@ def search_recipe(
     tell: Listener = listener if listener is not None else lambda event: None
     recipe = parse_recipe(resolve_paths(recipe.model_dump(), Path.cwd()))
     spec = _spec(recipe, trials_only)
-    subject = _subject(recipe)
-    folder = _folder(recipe, Path(out) if out is not None else None, new)
     plan = Plan(
         spaces=spec.space,
         sampler=spec.sampler,
@@ -116,12 +115,15 @@ def search_recipe(
         max_seconds=spec.max_seconds,
         seed=spec.seed,
     )
+    trials_of(plan.sampler, plan.spaces, plan.trials)  # more than there are is refused before anything is written
+    subject = _subject(recipe)
+    folder = _folder(recipe, Path(out) if out is not None else None, new)
     record = folder.path / RECORD
     _refuse_after_verdict(folder, plan, record)
     tell({"kind": "note", "text": f"search in {folder.path}"})
     (folder.path / TRIALS).mkdir(exist_ok=True)
     with locked(folder.path / TRIALS / ".lock"):
-        telling = _Telling(plan, tell)
+        telling = _Telling(plan, tell, read_trials(record))
         trials = run_trials(
             plan,
             lambda number, values: _run_trial(recipe, folder, number, values, tell),
@@ -217,13 +219,14 @@ def _identity(recipe: Recipe) -> Recipe:
 
 
 def _refuse_after_verdict(folder: RunFolder, plan: Plan, record: Path) -> None:
-    """Further trials might choose otherwise than the run that was made of the best so far."""
+    """Another number of trials might choose otherwise than the run that was made of the best so far."""
     kept = read_trials(record)
     ended = plan.max_seconds is not None and sum(trial.seconds for trial in kept) >= plan.max_seconds
-    more = trials_of(plan.sampler, plan.spaces, plan.trials) > len(kept) and not ended
-    if more and (folder.path / ASKED).is_file():
+    count = trials_of(plan.sampler, plan.spaces, plan.trials)
+    other = count < len(kept) or (count > len(kept) and not ended)
+    if other and (folder.path / ASKED).is_file():
         raise RecipeError(
-            f"the best of {len(kept)} trials was run here already, and further trials may choose another",
+            f"the best of {len(kept)} trials was run here already, and a search of {count} may choose another",
             where=str(folder.path),
             fix="choose another --out, or search with --trials-only until there are enough",
         )
@@ -276,9 +279,9 @@ def _take_over(folder: RunFolder, best: Trial) -> None:
 class _Telling:
     """Says in one line what each trial tries and what came of it."""
 
-    def __init__(self, plan: Plan, tell: Listener) -> None:
+    def __init__(self, plan: Plan, tell: Listener, before: Sequence[Trial]) -> None:
         self._plan, self._tell = plan, tell
-        self._trials: list[Trial] = []
+        self._trials = list(before)
 
     def __call__(self, event: dict[str, Any]) -> None:
         self._tell(event)
@@ -312,8 +315,3 @@ def score_text(trial: Trial, name: str) -> str:
         return "failed"
     label = "validation loss" if name == LOSS else name.replace("_", " ")
     return f"{label} {trial.score:.4f}"
-
-
-def value_text(value: Any) -> str:
-    """A value of a setting as it is shown: short, and readable as YAML."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,43 +12,41 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tunesmith.models.artifact import hash_files
 from tunesmith.runs import stage_key, write_json
+from tunesmith.runs.manifest import versions_of
 
 _RECORD = "step.json"
 _PRODUCT = "product"
 LIBRARIES = (
     *("tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy"),
-    *("onnx", "onnxruntime", "onnxruntime-genai", "openvino", "gguf", "llama-cpp-python", "torchao"),
+    *("accelerate", "bitsandbytes", "llguidance", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-genai"),
+    *("openvino", "gguf", "llama-cpp-python", "torchao"),
 )
 """What may change a step's result; another version of one does the step again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A finished step: what it found, the folder with its product, and whether an earlier one was taken."""
+    """A finished step: what it found, the folder with its product, whether an earlier one was taken, and the seconds
+    that it took when it was carried out."""
 
     key: str
     result: Mapping[str, Any]
     product: Path
     cached: bool
+    seconds: float
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that may change a step's result, of those that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return versions_of(LIBRARIES)
 
 
 def step_key(kind: str, **inputs: Any) -> str:
@@ -75,20 +73,23 @@ def once(
     record = _read(folder / _RECORD, key)
     if record is not None:
         if record["files"] == _hashes(product, kept):
-            return Done(key, record["result"], product, cached=True)
+            return Done(key, record["result"], product, cached=True, seconds=record["seconds"])
         tell(f"{kind}: its files are not what they were, so it is done again")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     result = dict(carry_out(product))
-    write_json(folder / _RECORD, {"key": key, "kind": kind, "result": result, "files": _hashes(product, kept)})
-    return Done(key, result, product, cached=False)
+    record = {"key": key, "kind": kind, "result": result, "seconds": time.monotonic() - began}
+    write_json(folder / _RECORD, {**record, "files": _hashes(product, kept)})
+    return Done(key, result, product, cached=False, seconds=record["seconds"])
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:
     """The record of a finished step; None where there is none, or one that cannot be read."""
     try:
         record = json.loads(path.read_bytes())
-        return record if record["key"] == key and isinstance(record["files"], dict) else None
+        whole = all(isinstance(record[name], dict) for name in ("files", "result")) and float(record["seconds"]) >= 0
+        return record if record["key"] == key and whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
+from itertools import islice
 
 from tunesmith.errors import TunesmithError
 from tunesmith.pipeline.workflow.steps import EXPORTS, target_of
@@ -17,6 +20,10 @@ from tunesmith.search.spaces import grid
 _OF_EXPORT = ("precision", "bits", "device", "runtime", "kind")
 _KEYS = {"evaluate": ("rows",), "measure": ("peak_memory",)}
 _MEASURED = ("evaluate", "measure")
+_NAME = re.compile(r"[\w -]{1,100}")
+_TRIED = 100
+"""Values of a grid that are held against a setting at most."""
+_WITHOUT_REFERENCE = ("validation_loss", "mean_kl", "top1_agreement")
 
 
 def check_workflow(workflow: Workflow) -> None:
@@ -56,8 +63,10 @@ def _steps(workflow: Workflow) -> Iterator[Problem]:
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Problem(f"steps.{name}", "two steps have this name", expected="distinct names")
     for name in names:
-        if "." in name or not name:
-            yield Problem(f"steps.{name}", "is no name for a step", expected="a name without a dot")
+        if not _NAME.fullmatch(name):
+            yield Problem(
+                f"steps.{name}", "is no name for a step", expected="letters, digits, spaces, - and _, at most 100"
+            )
     for place, step in enumerate(workflow.steps):
         if step.kind == "train" and place:
             yield Problem(f"steps.{step.name}", "training comes first, and once", expected="train as the first step")
@@ -120,7 +129,7 @@ def _of_measuring(step: Step) -> Iterator[Problem]:
 
 def _values(space: Space) -> list[object]:
     if space.type == "choice" or space.step is not None:
-        return list(grid(space))
+        return list(islice(grid(space), _TRIED))
     return [space.low, space.high]
 
 
@@ -157,5 +166,10 @@ def _goals(workflow: Workflow) -> Iterator[Problem]:
             yield Problem(f"goals.{goal.measure}", "nothing measures it", expected=f"a step {needed}")
         if of_export and not kinds & set(EXPORTS):
             yield Problem(f"goals.{goal.measure}", "nothing measures it", expected="a step that exports")
-        if goal.kind == "max-degradation" and goal.value < 0:
-            yield Problem(f"goals.{goal.measure}", f"{goal.value:g} is not allowed", expected="at least 0")
+        if not math.isfinite(goal.value) or (goal.kind == "max-degradation" and goal.value < 0):
+            expected = "a number" if goal.kind != "max-degradation" else "at least 0"
+            yield Problem(f"goals.{goal.measure}", f"{goal.value:g} is not allowed", expected=expected)
+        if goal.kind == "max-degradation" and goal.measure in _WITHOUT_REFERENCE:
+            yield Problem(
+                f"goals.{goal.measure}", "there is none before, so nothing is lost", expected="at-least | at-most"
+            )

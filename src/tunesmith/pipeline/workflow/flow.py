@@ -33,12 +33,17 @@ _MEASURING = ("evaluate", "measure")
 
 @dataclass(slots=True)
 class _Work:
-    """A workflow while it is carried out; `outcomes` in the order in which they came."""
+    """A workflow while it is carried out; `outcomes` in the order in which they came.
+
+    counted: keys of the steps that are in `spent`, the seconds that all steps so far took when they were carried out.
+    """
 
     workflow: Workflow
     bench: Bench
     outcomes: list[Outcome] = field(default_factory=list)
     errors: dict[int, TunesmithError] = field(default_factory=dict)
+    counted: set[str] = field(default_factory=set)
+    spent: float = 0.0
 
 
 def run_workflow(workflow: Workflow, out: Path, listener: Listener | None = None) -> WorkflowResult:
@@ -111,12 +116,14 @@ def _search(
     numbers: dict[int, int] = {}
 
     def try_values(trial: int, values: Mapping[str, Any]) -> Measured:
+        before = work.spent
         outcome = _outcome(work, {**fixed, **values}, steps, partly)
         numbers[trial] = outcome.number
         if outcome.state == "failed":
             raise work.errors[outcome.number]
         value, name = _score(outcome, measure)
-        return Measured(sign(name) * value, facts={"outcome": outcome.number, "measure": name})
+        return Measured(sign(name) * value, facts={"outcome": outcome.number, "measure": name},
+                        seconds=work.spent - before)  # fmt: skip
 
     def heard(event: dict[str, Any]) -> None:
         if event["kind"] == "trial" and event["same_as"] is not None:
@@ -132,7 +139,8 @@ def _search(
     def met(trial: Trial) -> bool:
         return plan.stop_when_met and bool(work.outcomes) and work.outcomes[-1].meets and partly is None
 
-    # Steps are cached, so trials are asked for again each time, and all that is the same is only looked up.
+    # Steps are cached, so trials are asked for again each time, and all that is the same is only looked up. The time
+    # of a step counts as when it was carried out, so that a search whose time was over does nothing when run again.
     record.unlink(missing_ok=True)
     search = Plan(spaces, plan.sampler, "maximize", plan.trials, plan.max_seconds, plan.seed)
     try:
@@ -192,9 +200,13 @@ def _outcome(work: _Work, values: Mapping[str, Any], steps: Sequence[Step], part
 
 def _carried(work: _Work, step: Step, settings: Mapping[str, Any], product: Product) -> Carried:
     try:
-        return carry_out(step, settings, product, work.workflow.subject.recipe, work.bench)
+        carried = carry_out(step, settings, product, work.workflow.subject.recipe, work.bench)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(f"not enough memory in step {step.name}", fix="use smaller settings") from error
+    if carried.done.key not in work.counted:
+        work.counted.add(carried.done.key)
+        work.spent += carried.done.seconds
+    return carried
 
 
 def _reference(work: _Work, step: Step, settings: Mapping[str, Any], product: Product) -> dict[str, float]:

@@ -33,7 +33,8 @@ def unmet(goals: Sequence[Goal], measures: Mapping[str, float], reference: Mappi
 def _missed(goal: Goal, measures: Mapping[str, float], reference: Mapping[str, float]) -> str | None:
     value = measures.get(goal.measure)
     if value is None:
-        return f"{goal.measure} was not measured"
+        others = f"; {', '.join(measures)} were" if measures else ""
+        return f"{goal.measure} was not measured{others}"
     if goal.kind == "at-least":
         return None if value >= goal.value else f"{goal.measure} is {value:g}, at least {goal.value:g} was wanted"
     if goal.kind == "at-most":

@@ -13,7 +13,7 @@ from tunesmith.inference.torch_artifacts import ProbedTorchEngine
 from tunesmith.inference.types import ProbedEngine
 from tunesmith.models.artifact import hash_files, read_artifact
 from tunesmith.models.methods import CARD
-from tunesmith.pipeline.exporting.flow import VERIFICATION
+from tunesmith.pipeline.exporting.types import VERIFICATION
 from tunesmith.pipeline.workflow.types import Subject
 from tunesmith.recipe import load_recipe
 from tunesmith.recipe.schema import Recipe

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.data.reading import source_sha256
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.export.source import open_folders
 from tunesmith.inference.artifacts import open_artifact
 from tunesmith.models.artifact import Target, read_artifact
-from tunesmith.pipeline.clusters import clusters_in
 from tunesmith.pipeline.exporting.flow import export_pack, export_run, export_source
 from tunesmith.pipeline.exporting.measure import measure_artifact, speed_of
 from tunesmith.pipeline.exporting.reference import measure_reference, score
-from tunesmith.pipeline.exporting.rows import FrozenRows, calibration_ids
+from tunesmith.pipeline.exporting.rows import FrozenRows, Part, calibration_ids, frozen_rows
 from tunesmith.pipeline.exporting.targets import choose_targets
 from tunesmith.pipeline.exporting.verify import verify
 from tunesmith.pipeline.loading import TASK
 from tunesmith.pipeline.named_files import named_files
-from tunesmith.pipeline.prepare import Listener, read_data
+from tunesmith.pipeline.prepare import Listener
 from tunesmith.pipeline.run import run
 from tunesmith.pipeline.searching.scoring import LOSS, score_of
 from tunesmith.pipeline.workflow.cache import Done, once, step_key
@@ -34,7 +32,6 @@ from tunesmith.recipe import recipe_hash
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.spaces import with_settings
 from tunesmith.runs import environment, stage_key
-from tunesmith.tasks import restore_task
 
 EXPORTS: Mapping[StepKind, str | None] = {
     "merge": "merged",
@@ -106,9 +103,9 @@ def target_of(kind: StepKind, settings: Mapping[str, Any]) -> Target:
     return target
 
 
-def rows_of(settings: Mapping[str, Any], searching: bool) -> str:
+def rows_of(settings: Mapping[str, Any], searching: bool) -> Part:
     """The rows that an `evaluate` step answers."""
-    rows = str(settings.get("rows", "auto"))
+    rows: Part | Literal["auto"] = settings.get("rows", "auto")
     return ("validation" if searching else "test") if rows == "auto" else rows
 
 
@@ -172,14 +169,14 @@ def _export(step: Step, target: Target, product: Product, bench: Bench) -> Carri
 
 
 def _calibration(product: Product) -> tuple[tuple[int, ...], ...]:
-    """Training rows for quantisers; none for a model without a run."""
-    if product.run is None:
+    """Training rows for quantisers; none for a model without a run, and for pairs, which are never answered."""
+    if product.run is None or product.recipe().data.columns.second is not None:
         return ()
     rows = _rows(product, "train")
     return calibration_ids(rows, product.source().renderer, product.recipe())
 
 
-def _evaluate(part: str, product: Product, bench: Bench) -> Carried:
+def _evaluate(part: Part, product: Product, bench: Bench) -> Carried:
     """The task's metrics on validation or test rows, asked in the deciding way of the recipe."""
     recipe = product.recipe()
     hashes = product.folder().manifest()["data"]["splits_sha256"]
@@ -227,27 +224,13 @@ def prove(product: Product, bench: Bench) -> Carried:
     return Carried(done, product, done.result["measures"])
 
 
-def _rows(product: Product, part: str) -> FrozenRows:
-    """Rows of a run as it was trained: those of `part` stand where they are answered.
-
-    Raises `DataError` where its files hold others now.
-    """
-    folder, recipe = product.folder(), product.recipe()
-    if not (folder.path / TASK).is_file():
-        raise RecipeError(
-            "this run keeps no task: it answers nothing", where=str(folder.path), fix="leave evaluate out"
-        )
-    rows = read_data(recipe, depth="quick")
-    known = folder.manifest().get("data", {}).get("splits_sha256")
-    if known != dict(rows.splits.hashes):
-        raise DataError("the data files hold other rows now than those of the training", where=recipe.data.train)
-    found = tuple(getattr(rows.splits, part))
-    if not found:
-        raise DataError(
-            f"there are no {part} rows to answer", where=f"data.{part}", fix=f"raise data.split.{part} or name a file"
-        )
-    task = restore_task(json.loads((folder.path / TASK).read_text(encoding="utf-8")))
-    return FrozenRows(task, rows.splits.train, found, clusters_in(found, recipe.data.split.group_by))
+def _rows(product: Product, part: Part) -> FrozenRows:
+    """Rows of a run as it was trained, those of `part` where they are answered. Raises `DataError` without them."""
+    folder = product.folder()
+    found = frozen_rows(folder, product.recipe(), part)
+    if isinstance(found, str):
+        raise DataError(found, where=str(folder.path))
+    return found
 
 
 def _measure(peak_memory: bool, product: Product, bench: Bench) -> Carried:
