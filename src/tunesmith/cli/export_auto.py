@@ -155,7 +155,7 @@ def _print(found: Auto) -> None:
 def _cells(one: Judged) -> list[str]:
     """Figures of a line, dashes for what is not known."""
     from tunesmith.verdict import wording
-    from tunesmith.verdict.report_exports import megabytes
+    from tunesmith.verdict.report_exports import megabytes, or_dash
 
     line, latency = one.outcome.line, one.outcome.latency
     if line is None:
@@ -164,17 +164,14 @@ def _cells(one: Judged) -> list[str]:
     if line.difference_low is not None and line.difference_high is not None:
         against += f" [{100 * line.difference_low:+.1f}, {100 * line.difference_high:+.1f}]"
 
-    def shown(value: float | None, form: Callable[[Any], str]) -> str:
-        return "–" if value is None else form(value)
-
     return [
-        shown(line.value, wording.percent),
+        or_dash(line.value, wording.percent),
         against,
         megabytes(line.total),
-        shown(line.decode, lambda value: f"{value:,.0f}"),
-        shown(line.prefill, lambda value: f"{value:,.0f}"),
-        shown(line.first_token, wording.duration),
-        shown(latency, wording.duration),
-        shown(line.peak_memory, megabytes),
-        shown(line.kl, lambda value: f"{value:.2g}"),
+        or_dash(line.decode, lambda value: f"{value:,.0f}"),
+        or_dash(line.prefill, lambda value: f"{value:,.0f}"),
+        or_dash(line.first_token, wording.duration),
+        or_dash(latency, wording.duration),
+        or_dash(line.peak_memory, megabytes),
+        or_dash(line.kl, lambda value: f"{value:.2g}"),
     ]

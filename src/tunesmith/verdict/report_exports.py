@@ -135,16 +135,16 @@ def cells(number: int, one: ExportLine, confidence: float) -> ExportCells:
         folder=one.folder,
         size=megabytes(one.bytes),
         beside=f"and {megabytes(one.base_bytes)} base" if one.base_bytes else "",
-        speed=_or_dash(one.decode, lambda value: f"{value:,.0f}"),
-        first_token=_or_dash(one.first_token, wording.duration),
-        memory=_or_dash(one.peak_memory, megabytes),
+        speed=or_dash(one.decode, lambda value: f"{value:,.0f}"),
+        first_token=or_dash(one.first_token, wording.duration),
+        memory=or_dash(one.peak_memory, megabytes),
         value=wording.percent(one.value) if one.value is not None else "–",
         interval=_between(one.low, one.high, confidence),
         difference=wording.points(one.difference) if one.difference is not None else "–",
         difference_interval=_between(one.difference_low, one.difference_high, confidence),
-        kl=_or_dash(one.kl, lambda value: f"{value:.2g}"),
-        top1=_or_dash(one.top1, wording.percent),
-        agreement=_or_dash(one.agreement, wording.percent),
+        kl=or_dash(one.kl, lambda value: f"{value:.2g}"),
+        top1=or_dash(one.top1, wording.percent),
+        agreement=or_dash(one.agreement, wording.percent),
         outcome=outcome,
         tone=tone,
     )
@@ -196,7 +196,8 @@ def megabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def _or_dash(value: float | None, form: Callable[[float], str]) -> str:
+def or_dash(value: float | None, form: Callable[[float], str]) -> str:
+    """A figure as it is shown, a dash where it is not known."""
     return "–" if value is None else form(value)
 
 

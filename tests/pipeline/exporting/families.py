@@ -46,7 +46,8 @@ _GRANITE = {
 _GEMMA3 = {
     "head_dim": 32,
     "sliding_window": 64,
-    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    "num_hidden_layers": 6,
+    "layer_types": [*["sliding_attention"] * 5, "full_attention"],
     "query_pre_attn_scalar": 32,
 }
 

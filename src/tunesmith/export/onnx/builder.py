@@ -122,7 +122,7 @@ def build(
     quantising: bits of single layers (see `mixed.plan`), which go with k-quants only.
     Raises `StepError` where the builder cannot make this model, `ResourceError` where memory or disk end.
     """
-    began, failed = monotonic(), dict[str, str]()
+    began, failed, by_precision = monotonic(), dict[str, str](), False
     schemes = SCHEMES[precision] if not quantising else (Scheme("k_quant, bits by layer", {}),)
     for scheme in schemes:
         _clear(out)
@@ -132,7 +132,7 @@ def build(
         try:
             _run(model, out, scratch, precision, provider, options, quantising)
         except BuilderError as failure:
-            failed[scheme.name] = failure.line
+            failed[scheme.name], by_precision = failure.line, failure.quantising
             if not failure.quantising:
                 break
             continue
@@ -142,7 +142,7 @@ def build(
     raise StepError(
         "quantising the graph" if len(failed) == len(schemes) > 1 else "building the graph",
         f"the model builder of ONNX Runtime GenAI cannot make this model ({architecture(model)}): {last}",
-        INSTEAD if precision in ("fp32", "fp16") else f"{INSTEAD}, or try --precision fp32",
+        f"{INSTEAD}, or try --precision fp32" if by_precision else INSTEAD,
     )
 
 
