@@ -178,9 +178,9 @@ def test_no_scheme_works(folders, monkeypatch):
 
 def test_what_is_no_matter_of_quantising_is_not_tried_again(folders, monkeypatch):
     asked = built_with(monkeypatch, (1, "Traceback\nKeyError: 'rope_type'\nException ignored in: x\n"))
-    with pytest.raises(StepError, match=r"OddForCausalLM.*KeyError: 'rope_type'"):
+    with pytest.raises(StepError, match=r"OddForCausalLM.*KeyError: 'rope_type'") as caught:
         builder.build(*folders, "int4", "cpu")
-    assert len(asked) == 1
+    assert len(asked) == 1 and "fp32" not in caught.value.instead
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ _GRANITE = {
     "tie_word_embeddings": True,
 }
 _GEMMA3 = {
-    "head_dim": 32,
+    "head_dim": 256,
     "sliding_window": 64,
     "num_hidden_layers": 6,
     "layer_types": [*["sliding_attention"] * 5, "full_attention"],
-    "query_pre_attn_scalar": 32,
+    "query_pre_attn_scalar": 256,
 }
 
 

@@ -234,12 +234,11 @@ def half_the_scale(folder: Path) -> None:
 
     path = folder / json.loads((folder / "adapters.json").read_text())["a"]
     kept: Any = ort.AdapterFormat.read_adapter(str(path))
-    kept.set_parameters(
-        {
-            name: ort.OrtValue.ortvalue_from_numpy(value.numpy() * np.float32(0.5 if "lora_B" in name else 1))
-            for name, value in kept.get_parameters().items()
-        }
-    )
+    halves = {  # named, as the runtime holds on to the memory without owning it
+        name: value.numpy() * np.float32(0.5 if "lora_B" in name else 1)
+        for name, value in kept.get_parameters().items()
+    }
+    kept.set_parameters({name: ort.OrtValue.ortvalue_from_numpy(half) for name, half in halves.items()})
     path.unlink()
     kept.export_adapter(str(path))
 
