@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -95,6 +95,8 @@ def test_unknown_events_and_steps_before_their_start_do_no_harm():
     assert progress.training is None
 
 
+@example([-1.7e308, 1.7e308], 2)
+@example([0.0, 5e-324], 2)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=200), st.integers(1, 60))
 def test_sparklines_never_fail_and_fit(values, width):
     assert len(sparkline(values, width)) == min(width, len(values))

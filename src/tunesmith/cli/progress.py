@@ -115,9 +115,9 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     if not finite:
         return " " * width
     low, high = min(finite), max(finite)
-    top = len(_BARS) - 1
+    top, span = len(_BARS) - 1, high / 2 - low / 2  # halves, as the whole may be more than a number can be
     return "".join(
-        " " if mean - mean != 0 else _BARS[round((mean - low) / (high - low) * top) if high > low else 0]
+        " " if mean - mean != 0 else _BARS[round((mean / 2 - low / 2) / span * top) if span > 0 else 0]
         for mean in means
     )
 
